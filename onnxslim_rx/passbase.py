@@ -1,0 +1,246 @@
+"""Contracts of passes: what a pass is, what it gets, what it returns.
+
+Two kinds. A `RewritePass` leaves the function of the graph unchanged up to rounding. A
+`CompressionPass` changes it: it names the layers it can treat, offers candidates for each, and
+carries out the candidate that the planner chose. Both are frozen dataclasses whose fields are
+their options; neither keeps state between calls, and neither opens ONNX Runtime sessions: what
+must be evaluated goes through `PassContext.evaluate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim_rx.targets import Target
+
+__all__ = [
+    "KEEP",
+    "Candidate",
+    "CompressionPass",
+    "Evaluate",
+    "Factors",
+    "Layer",
+    "LayerStatistics",
+    "PassContext",
+    "PassResult",
+    "RewritePass",
+    "Skip",
+    "Skipped",
+    "Stage",
+]
+
+Array = npt.NDArray[Any]
+Evaluate = Callable[[Sequence[ir.Node], Mapping[str, Array]], dict[str, Array]]
+Factors = tuple[Array, ...]
+"""Weights whose product, first to last, stands for one layer's weight: `(W,)` or `(P, Q)`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """A refusal: nothing was changed, and this is why."""
+
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A place that a pass left as it was, and why."""
+
+    where: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PassResult:
+    """What a pass did.
+
+    Args:
+        model: the rewritten model; the same object where the pass works in place.
+        modified: whether anything changed; the manager compares and raises `PassError` on a lie.
+        rewritten: number of places rewritten.
+        skipped: places considered and refused.
+    """
+
+    model: ir.Model
+    modified: bool
+    rewritten: int = 0
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PassContext:
+    """What the manager lends to a pass.
+
+    Args:
+        evaluate: runs nodes in ONNX Runtime on given arrays, returns every output by name.
+        target: the device profile that says which operators may be emitted.
+        seed: seed of anything random.
+    """
+
+    evaluate: Evaluate
+    target: Target
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RewritePass:
+    """Rewrites a graph without changing what it computes, up to rounding.
+
+    Subclasses set `name` (as registered, lower case with hyphens) and implement `__call__`.
+    """
+
+    name: ClassVar[str] = ""
+
+    def requires(self, model: ir.Model) -> None:
+        """Check the precondition; raise `PassError` where it does not hold."""
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check the postcondition; raise `PassError` where it does not hold."""
+
+    def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
+        """Rewrite `model`, in place or into a new object."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement __call__")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step of a candidate: a compression pass by name, with all options spelt out."""
+
+    pass_name: str
+    options: Mapping[str, int | float | str | bool] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.pass_name}({options})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One way to treat one layer.
+
+    Args:
+        stages: steps in order; none means that the layer is kept.
+        error: predicted relative error of the layer's output, `||Y' - Y||_F / ||Y||_F`, no unit;
+            NaN where only an end-to-end measurement tells.
+        bytes: size of the layer's weights as stored, bytes.
+        flops: multiply-adds of the layer for one row (or one output position), times two.
+        folds: the runtime folds what was emitted at load, so that this costs no time.
+    """
+
+    stages: tuple[Stage, ...]
+    error: float
+    bytes: int
+    flops: int
+    folds: bool = False
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.stages)) or "keep"
+
+
+KEEP: tuple[Stage, ...] = ()
+"""The stages of the candidate that is always there: leave the layer alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One compressible unit of the graph.
+
+    Args:
+        name: unique in the model and the same in every run: the weight's name, or the node's.
+        op: operator type of `node`.
+        kind: "linear", "conv" or "embedding".
+        node: the node that computes the layer.
+        weight_index: which input of `node` is the constant weight.
+        activation_index: which input of `node` carries the activations (for an embedding: the
+            indices).
+    """
+
+    name: str
+    op: str
+    kind: str
+    node: ir.Node
+    weight_index: int
+    activation_index: int
+
+    @property
+    def weight(self) -> ir.Value:
+        """The constant weight."""
+        value = self.node.inputs[self.weight_index]
+        assert value is not None  # layers are only made of nodes whose weight is a constant
+        return value
+
+    @property
+    def activation(self) -> ir.Value:
+        """The tensor that enters the layer."""
+        value = self.node.inputs[self.activation_index]
+        assert value is not None
+        return value
+
+    @property
+    def output(self) -> ir.Value:
+        """The tensor that leaves the layer."""
+        return self.node.outputs[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerStatistics:
+    """What calibration measured at the input of a layer.
+
+    Args:
+        gram: (K, K) float64, `X^T X` summed over all `rows` rows that entered the layer, or None
+            where the layer has none (embeddings, convolutions).
+        counts: (V,) int64, how often each row of an embedding was read, or None.
+        rows: number of rows of X seen.
+        sample: (R, K) a few rows of X as they came, for measuring on real activations, or None.
+        shape: shape of the layer's activation in the longest sample seen, for measuring latency.
+    """
+
+    gram: npt.NDArray[np.float64] | None
+    counts: npt.NDArray[np.int64] | None
+    rows: int
+    sample: Array | None
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressionPass:
+    """Changes what a layer computes, by a stated amount, on the planner's word.
+
+    A stage maps factors to factors: factorization turns `(W,)` into `(P, Q)`, quantization
+    replaces each factor by a rounded one. So stages chain, and the planner can ask for the
+    weight that a candidate stands for (`transform`, then multiply) without touching the graph.
+    """
+
+    name: ClassVar[str] = ""
+
+    def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
+        """All units that the pass can treat, and those it considered and refused, with reasons."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement layers")
+
+    def candidates(
+        self, layer: Layer, stats: LayerStatistics | None, target: Target
+    ) -> Iterable[Candidate]:
+        """Ways to treat `layer` that the target allows, each with predicted error and cost."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement candidates")
+
+    def transform(
+        self, layer: Layer, stage: Stage, factors: Factors, stats: LayerStatistics | None
+    ) -> Factors:
+        """The factors, in float, that take the place of `factors` after `stage`."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement transform")
+
+    def apply(
+        self, layer: Layer, stage: Stage, stats: LayerStatistics | None, tape: ir.tape.Tape
+    ) -> ir.Value | Skip:
+        """Emit the nodes of one stage on `tape`; return the value that replaces the output.
+
+        A chain is carried out stage by stage: the next stage gets the layers among the nodes
+        that this one emitted.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement apply")

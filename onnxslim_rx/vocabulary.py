@@ -1,0 +1,13 @@
+"""Words that several parts share and the command line offers as choices."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = ["CosineStat", "Level", "Minimize", "Preset", "VerifyMode"]
+
+Level = Literal["portable", "ort", "rx"]
+CosineStat = Literal["mean", "p5", "min"]
+Minimize = Literal["latency", "bytes"]
+Preset = Literal["safe", "balanced", "small", "fast"]
+VerifyMode = Literal["end", "each", "off"]
