@@ -1,0 +1,131 @@
+"""Low rank under the activations: the product that keeps `X W`, not `W`.
+
+With the Gram matrix `G = X^T X` the error of the layer's output is
+`||X (W - W')||_F^2 = tr((W - W')^T G (W - W'))`. It is least when W' projects the outputs `X W` on
+their leading right singular vectors: `W' = W V V^T`, V the leading eigenvectors of `W^T G W`. No
+inverse of G is needed, so a singular G (fewer rows than channels, dead channels) is no special
+case. Where N > K the same vectors come from the K x K side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from onnxslim_rx.linalg.svd import (
+    Matrix,
+    _tail,
+    balance,
+    check_matrix,
+    check_rank,
+    fix_signs,
+)
+
+__all__ = ["output_energy", "whitened_error_curve", "whitened_svd"]
+
+# The Gram matrix of a sample never spans what other inputs span: a small multiple of the identity
+# keeps directions that the sample did not show from being thrown away for nothing.
+_RIDGE = 1e-4
+
+
+def whitened_svd(
+    weight: npt.NDArray[Any], gram: npt.NDArray[Any], rank: int
+) -> tuple[Matrix, Matrix]:
+    """The product of rank `rank` that changes the layer's outputs least.
+
+    Args:
+        weight: (K, N), finite.
+        gram: (K, K), symmetric positive semi-definite, `X^T X` of the activations.
+        rank: 1 to min(K, N).
+
+    Returns:
+        P (K, rank) and Q (rank, N), float64, balanced, signs fixed.
+
+    Raises:
+        ValueError: shapes that do not fit, entries that are not finite, or a rank out of range.
+
+    Source: SVD-LLM (Wang et al., ICLR 2025) whitens by a Cholesky factor of the Gram matrix; the
+    projection of the outputs used here is the same optimum (Eckart & Young 1936 on `X W`).
+    """
+    w, root = _check(weight, gram)
+    check_rank(rank, w.shape)
+    _, vectors = _right_vectors(w, root, rank)
+    p, q = balance(w @ vectors, vectors.T)
+    return fix_signs(p, q)
+
+
+def whitened_error_curve(weight: npt.NDArray[Any], gram: npt.NDArray[Any]) -> Matrix:
+    """Relative error of the layer's outputs for the best product, by rank.
+
+    Args:
+        weight: (K, N), finite.
+        gram: (K, K), symmetric positive semi-definite.
+
+    Returns:
+        (min(K, N) + 1,), entry r is `min ||X (W - W_r)||_F / ||X W||_F`, in [0, 1], not
+        increasing.
+
+    Raises:
+        ValueError: as `whitened_svd`.
+    """
+    w, root = _check(weight, gram)
+    small = _small_side(w, root)
+    energies = scipy.linalg.eigvalsh(small, check_finite=False)[::-1]
+    return _tail(np.maximum(energies, 0.0)[: min(w.shape)])
+
+
+def output_energy(delta: npt.NDArray[Any], gram: npt.NDArray[Any]) -> float:
+    """`||X delta||_F^2` from the Gram matrix: `tr(delta^T G delta)`.
+
+    Args:
+        delta: (K, N).
+        gram: (K, K), `X^T X`.
+
+    Returns:
+        A number of at least 0, in the squared units of the output.
+    """
+    d = np.asarray(delta, dtype=np.float64)
+    return max(float(np.einsum("kn,kn->", d, gram @ d, optimize=True)), 0.0)
+
+
+def _check(weight: npt.NDArray[Any], gram: npt.NDArray[Any]) -> tuple[Matrix, Matrix]:
+    """The weight, and a root R of the ridged Gram matrix (`R^T R = G`), both float64."""
+    w, g = check_matrix(weight), check_matrix(gram)
+    if g.shape != (w.shape[0], w.shape[0]):
+        raise ValueError(f"found a Gram matrix of shape {g.shape} for a weight of shape {w.shape}")
+    mean = float(np.trace(g)) / len(g)
+    # a layer that only ever saw zeros: nothing to weigh by, so weigh all directions alike
+    ridged = g + np.eye(len(g)) * (_RIDGE * mean if mean > 0 else 1.0)
+    try:
+        root = scipy.linalg.cholesky(ridged, lower=False, check_finite=False)
+    except scipy.linalg.LinAlgError:
+        # rounding made it indefinite: the nearest semi-definite matrix serves
+        values, vectors = scipy.linalg.eigh(ridged, check_finite=False)
+        root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+    return w, root
+
+
+def _small_side(w: Matrix, root: Matrix) -> Matrix:
+    """The smaller of `(R W)(R W)^T` and `(R W)^T (R W)`; both have the same spectrum."""
+    y = root @ w
+    return y @ y.T if w.shape[0] < w.shape[1] else y.T @ y
+
+
+def _right_vectors(w: Matrix, root: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+    """The `rank` leading energies of R W and right singular vectors (N, rank)."""
+    k, n = w.shape
+    y = root @ w
+    if k < n:
+        energies, left = scipy.linalg.eigh(
+            y @ y.T, subset_by_index=(k - rank, k - 1), check_finite=False
+        )
+        # Q R orthonormalises: dividing by tiny singular values would not
+        vectors, _ = np.linalg.qr(y.T @ left[:, ::-1])
+        return energies[::-1], vectors
+    energies, right = scipy.linalg.eigh(
+        y.T @ y, subset_by_index=(n - rank, n - 1), check_finite=False
+    )
+    return energies[::-1], right[:, ::-1]
