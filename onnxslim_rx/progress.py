@@ -43,7 +43,11 @@ def task(title: str, total: int | None = None) -> Iterator[Advance]:
     """Report one piece of work of `total` steps; the context's value is called to advance it."""
     listener = _listener.get()
     if listener is None:
-        yield lambda _steps=1: None
+        yield _ignore
     else:
         with listener.task(title, total) as advance:
             yield advance
+
+
+def _ignore(steps: int = 1) -> None:
+    """Stand in for `Advance` where nobody listens."""

@@ -64,6 +64,9 @@ class Target:
         return bool(levels.index(level) <= levels.index(self.level))
 
 
+_WANTED: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
+
+
 def target_names() -> list[str]:
     """Names of the built-in targets, sorted."""
     files = (importlib.resources.files("onnxslim_rx") / "target_files").iterdir()
@@ -109,7 +112,7 @@ def _parse(content: str, origin: str) -> Target:
                 f"the target file {origin} has an unknown key {key!r}",
                 expected="one of " + ", ".join(known),
             )
-        wanted = {"int": int, "float": (int, float)}.get(str(known[key].type), str)
+        wanted = _WANTED.get(str(known[key].type), (str,))
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise InputError(f"the target file {origin} has {key} = {value!r}, of the wrong type")
     missing = {"name", "description", "level"} - set(table)
