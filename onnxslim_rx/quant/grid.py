@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,19 +15,20 @@ class Quantized(NamedTuple):
     """Integers and the scales that turn them back.
 
     `values` has the shape of the weight, int8. `scales` has the same number of axes, with length
-    1 in all but the channel axis, float64, in the units of the weight, each above 0.
+    1 in all but the channel axes, float64, in the units of the weight, each above 0.
     """
 
     values: npt.NDArray[np.int8]
     scales: npt.NDArray[np.float64]
 
 
-def quantize_symmetric(weight: npt.NDArray[Any], axis: int | None, bits: int = 8) -> Quantized:
+def quantize_symmetric(weight: npt.NDArray[Any], axes: Sequence[int], bits: int = 8) -> Quantized:
     """Round a weight to the nearest point of a symmetric grid.
 
     Args:
         weight: any shape with at least one entry, finite.
-        axis: the channel axis, -ndim to ndim - 1; None: one scale for all.
+        axes: the channel axes, each -ndim to ndim - 1: one scale for each index into them; none:
+            one scale for all.
         bits: 2 to 8; the grid has `2**bits - 1` points, from `-(2**(bits-1) - 1)` to its opposite.
 
     Returns:
@@ -45,15 +47,14 @@ def quantize_symmetric(weight: npt.NDArray[Any], axis: int | None, bits: int = 8
         raise ValueError(f"found {bits} bits; expected 2 to 8")
     if w.size == 0 or not np.isfinite(w).all():
         raise ValueError(f"found an empty or not finite weight of shape {w.shape}")
-    if axis is not None and not -w.ndim <= axis < w.ndim:
-        raise ValueError(f"found axis {axis} for shape {w.shape}; expected {-w.ndim}..{w.ndim - 1}")
-    channel = None if axis is None else axis % w.ndim
-    others = tuple(i for i in range(w.ndim) if i != channel)
-    largest = np.abs(w).max(axis=others, keepdims=True)
+    if not all(-w.ndim <= axis < w.ndim for axis in axes):
+        raise ValueError(f"found axes {tuple(axes)} for shape {w.shape}")
+    channels = {axis % w.ndim for axis in axes}
+    others = tuple(i for i in range(w.ndim) if i not in channels)
     limit = 2 ** (bits - 1) - 1
-    # a channel of denormals would get the scale 0 in float32: treat it as zeros
-    scales = (largest / limit).astype(np.float32).astype(np.float64)
-    scales = np.where(scales > 0, scales, 1.0)
+    scales = (np.abs(w).max(axis=others, keepdims=True) / limit).astype(np.float32)
+    # a channel of denormals gets the scale 0 in float32: treat it as zeros
+    scales = np.where(scales > 0, scales, np.float32(1)).astype(np.float64)
     values = np.clip(np.rint(w / scales), -limit, limit).astype(np.int8)
     return Quantized(values, scales)
 

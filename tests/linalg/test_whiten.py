@@ -1,0 +1,79 @@
+"""Whitened SVD against the SVD of the outputs themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxslim_rx.linalg import truncated_svd, whitened_error_curve, whitened_svd
+from onnxslim_rx.linalg.whiten import output_energy
+
+
+def activations(rng, rows, k):
+    """Rows with a strongly uneven spectrum, so that weighing by them matters."""
+    return rng.standard_normal((rows, k)) @ np.diag(np.logspace(0, -2, k))
+
+
+@pytest.mark.parametrize(("k", "n"), [(24, 16), (16, 24), (16, 16), (1, 5), (5, 1)])
+def test_output_error_is_the_least_that_any_product_of_that_rank_has(k, n, rng):
+    x = activations(rng, 400, k)
+    w = rng.standard_normal((k, n))
+    values = np.linalg.svd(x @ w, compute_uv=False)
+    curve = whitened_error_curve(w, x.T @ x)
+    assert len(curve) == min(k, n) + 1
+    for rank in range(1, min(k, n) + 1):
+        p, q = whitened_svd(w, x.T @ x, rank)
+        best = np.linalg.norm(values[rank:])
+        # the ridge is 1e-4 of the mean energy of an input channel; its square root is 1e-2
+        ridge = 1e-2 * np.sqrt(np.trace(x.T @ x) / k) * np.linalg.norm(w)
+        got = np.linalg.norm(x @ (w - p @ q))
+        assert got <= best + ridge
+        assert got >= best * (1 - 1e-9)
+        total = np.linalg.norm(x @ w)
+        assert abs(curve[rank] * total - best) <= ridge + 1e-6 * total
+
+
+def test_it_beats_plain_svd_on_uneven_activations(rng):
+    x = activations(rng, 300, 32)
+    w = rng.standard_normal((32, 24))
+    whitened = np.linalg.norm(x @ (w - np.matmul(*whitened_svd(w, x.T @ x, 6))))
+    plain = np.linalg.norm(x @ (w - np.matmul(*truncated_svd(w, 6))))
+    assert whitened < 0.8 * plain
+
+
+@pytest.mark.parametrize(("k", "n"), [(20, 12), (12, 20)])
+def test_full_rank_gives_the_weight_back(k, n, rng):
+    x = rng.standard_normal((5, k))  # fewer rows than channels: a singular Gram matrix
+    w = rng.standard_normal((k, n))
+    p, q = whitened_svd(w, x.T @ x, min(k, n))
+    assert np.linalg.norm(w - p @ q) <= 1e-7 * np.linalg.norm(w)
+
+
+def test_dead_activations_fall_back_to_plain_svd(rng):
+    w = rng.standard_normal((10, 8))
+    p, q = whitened_svd(w, np.zeros((10, 10)), 3)
+    best = np.linalg.svd(w, compute_uv=False)[3:]
+    assert np.linalg.norm(w - p @ q) == pytest.approx(np.linalg.norm(best), rel=1e-9)
+
+
+def test_an_indefinite_gram_matrix_from_rounding_is_survived(rng):
+    x = rng.standard_normal((3, 6))
+    gram = x.T @ x
+    gram[0, 0] -= 0.5  # far worse than rounding: clearly indefinite
+    p, q = whitened_svd(rng.standard_normal((6, 4)), gram, 2)
+    assert np.isfinite(p).all()
+    assert np.isfinite(q).all()
+
+
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 8), n=st.integers(1, 8))
+def test_output_energy_is_the_squared_norm_of_the_output(seed, k, n):
+    rng = np.random.default_rng(seed)
+    x, d = rng.standard_normal((11, k)), rng.standard_normal((k, n))
+    assert output_energy(d, x.T @ x) == pytest.approx(np.linalg.norm(x @ d) ** 2, rel=1e-9)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="Gram matrix of shape"):
+        whitened_svd(np.ones((3, 2)), np.eye(2), 1)

@@ -1,0 +1,61 @@
+"""Symmetric grids against their bound and against ONNX's DequantizeLinear formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxslim_rx.quant import dequantize, quantize_symmetric
+
+
+@given(
+    shape=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    bits=st.integers(2, 8),
+    seed=st.integers(0, 2**32 - 1),
+    data=st.data(),
+)
+def test_no_entry_is_off_by_more_than_half_a_step(shape, bits, seed, data):
+    axes = data.draw(st.sets(st.integers(-len(shape), len(shape) - 1)))
+    w = np.random.default_rng(seed).standard_normal(shape) * 10.0 ** (seed % 7 - 3)
+    quantized = quantize_symmetric(w, sorted(axes), bits)
+    assert quantized.values.dtype == np.int8
+    assert np.abs(quantized.values).max() <= 2 ** (bits - 1) - 1
+    channels = {axis % len(shape) for axis in axes}
+    assert quantized.scales.shape == tuple(
+        n if i in channels else 1 for i, n in enumerate(shape)
+    )
+    # scales are rounded to float32 (2**-24 relative), times at most 127 steps
+    step = quantized.scales * (0.5 + 127 * 2.0**-24)
+    assert (np.abs(w - dequantize(quantized)) <= step).all()
+
+
+def test_the_largest_entry_of_each_channel_uses_the_whole_range():
+    w = np.array([[1.0, -2.0], [0.5, 4.0], [-0.25, 8.0]])
+    quantized = quantize_symmetric(w, [1])
+    np.testing.assert_array_equal(quantized.values[[0, 2], [0, 1]], [127, 127])
+    np.testing.assert_allclose(quantized.scales, [[1 / 127, 8 / 127]], rtol=1e-7)
+
+
+def test_zeros_and_denormals_get_a_scale_that_divides():
+    quantized = quantize_symmetric(np.array([[0.0, 0.0], [1e-320, 0.0]]), [0])
+    np.testing.assert_array_equal(quantized.scales, [[1.0], [1.0]])
+    assert not quantized.values.any()
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_bits_out_of_range_are_refused(bits):
+    with pytest.raises(ValueError, match="expected 2 to 8"):
+        quantize_symmetric(np.ones(3), [0], bits)
+
+
+@pytest.mark.parametrize("bad", [np.ones((0,)), np.array([np.inf])])
+def test_empty_and_not_finite_weights_are_refused(bad):
+    with pytest.raises(ValueError, match="empty or not finite"):
+        quantize_symmetric(bad, [])
+
+
+def test_an_axis_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="axes"):
+        quantize_symmetric(np.ones((2, 2)), [2])
