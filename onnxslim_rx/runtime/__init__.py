@@ -1,0 +1,19 @@
+"""Running models: the only place that imports onnxruntime."""
+
+from __future__ import annotations
+
+from onnxslim_rx.runtime.environment import environment, version
+from onnxslim_rx.runtime.session import Runner, evaluate, set_default_threads
+from onnxslim_rx.runtime.specs import TensorSpec
+from onnxslim_rx.runtime.timing import Timing, time_interleaved
+
+__all__ = [
+    "Runner",
+    "TensorSpec",
+    "Timing",
+    "environment",
+    "evaluate",
+    "set_default_threads",
+    "time_interleaved",
+    "version",
+]

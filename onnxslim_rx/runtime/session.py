@@ -1,0 +1,253 @@
+"""A model that can be called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnxruntime
+
+from onnxslim_rx.errors import InputError
+from onnxslim_rx.runtime.bits import needs_bits, share, to_numpy
+from onnxslim_rx.runtime.messages import explain
+from onnxslim_rx.runtime.specs import TensorSpec, check_feeds, numpy_dtype
+
+__all__ = ["Runner", "evaluate", "set_default_threads"]
+
+Array = npt.NDArray[Any]
+_SHARED_BYTES = 1 << 16  # smaller tensors are copied: shapes and axes must be seen by inference
+_IR_VERSION = 10  # of the small models made here; holds all element types
+_PROTOBUF_BYTES = 2**31 - 2**24  # its limit of 2 GiB, less some space for the graph
+_SILENT = 4  # only fatal errors are logged; all others are raised anyway
+
+_default_threads: int | None = None
+
+
+def set_default_threads(threads: int | None) -> None:
+    """Threads that every later `Runner` of this process uses (None: as onnxruntime chooses)."""
+    global _default_threads  # noqa: PLW0603  one setting of the process, made by the command line
+    _default_threads = threads
+
+
+class Runner:
+    """A model in a session of ONNX Runtime on the CPU; call it with inputs, get outputs.
+
+    Weights of an `onnx_ir.Model` are shared with the session, not copied, whatever their size.
+
+    Args:
+        model: a path, a serialised model, or a model in memory (left as it is).
+        threads: threads within an operator; None takes `set_default_threads`' value.
+        optimize: let onnxruntime rewrite the graph at load.
+        outputs: names of the outputs to compute; None computes all.
+        libraries: libraries of custom operators to load.
+
+    Attributes:
+        inputs: what must be given, by name. Weights that may be given too (initializers that
+            are also graph inputs) are not listed, but accepted.
+        outputs: what comes back, by name.
+
+    Raises:
+        InputError: onnxruntime cannot load the model, or an output does not exist.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model | str | os.PathLike[str] | bytes,
+        *,
+        threads: int | None = None,
+        optimize: bool = True,
+        outputs: Sequence[str] | None = None,
+        libraries: Sequence[str | os.PathLike[str]] = (),
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.intra_op_num_threads = threads or _default_threads or 0
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # the session reads these as long as it lives
+        self._weights: dict[str, Array] = {}
+        try:
+            for library in libraries:
+                options.register_custom_ops_library(os.fspath(library))
+            source: str | bytes
+            if isinstance(model, ir.Model):
+                source, self._weights = _without_weights(model)
+                values = [share(array) for array in self._weights.values()]
+                options.add_external_initializers(list(self._weights), values)
+            else:
+                source = model if isinstance(model, bytes) else os.fspath(model)
+            self._session = onnxruntime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except InputError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions share no other base
+            raise explain(error, "load the model") from error
+        self._silent = onnxruntime.RunOptions()
+        self._silent.log_severity_level = _SILENT
+        self.inputs = _specs(self._session.get_inputs())
+        self._overridable = _specs(self._session.get_overridable_initializers())
+        self.outputs = _selected(_specs(self._session.get_outputs()), outputs)
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Compute the outputs for `feeds`: arrays by input name, in the model's types.
+
+        Returns:
+            Outputs by name: arrays; lists for sequences, dicts for maps, None for an empty
+            optional.
+
+        Raises:
+            InputError: names, types or shapes do not fit, or onnxruntime fails.
+        """
+        check_feeds(feeds, self.inputs, self._overridable)
+        dtypes = [spec.dtype for spec in self.outputs.values()]
+        dtypes += [value.dtype for value in feeds.values() if isinstance(value, np.ndarray)]
+        run = self._run_values if any(map(needs_bits, dtypes)) else self._run_arrays
+        try:
+            return dict(zip(self.outputs, run(feeds), strict=True))
+        except Exception as error:  # onnxruntime's exceptions share no other base
+            raise explain(error, "run the model") from error
+
+    def _run_arrays(self, feeds: Mapping[str, Any]) -> list[Any]:
+        return list(self._session.run(list(self.outputs), dict(feeds), self._silent))
+
+    def _run_values(self, feeds: Mapping[str, Any]) -> list[Any]:
+        arrays = {name: np.ascontiguousarray(value) for name, value in feeds.items()}
+        values = {name: share(array) for name, array in arrays.items()}
+        found = self._session.run_with_ort_values(list(self.outputs), values, self._silent)
+        specs = self.outputs.values()
+        return [to_numpy(value, spec.dtype) for value, spec in zip(found, specs, strict=True)]
+
+
+def evaluate(
+    nodes: Sequence[ir.Node], feeds: Mapping[str, Array], opset_imports: Mapping[str, int]
+) -> dict[str, Array]:
+    """Compute `nodes` on their own; they stay in their graph.
+
+    Args:
+        nodes: in topological order.
+        feeds: arrays for what enters them, by name of the value; initializers are found without.
+        opset_imports: version by domain.
+
+    Returns:
+        Every output of every node, by name.
+
+    Raises:
+        InputError: something that enters is neither fed nor an initializer, or onnxruntime fails.
+    """
+    made = [value for node in nodes for value in node.outputs if value.name]
+    inputs, weights = _entering(nodes, feeds)
+    view = ir.GraphView(
+        inputs,
+        made,
+        nodes=nodes,
+        initializers=weights,
+        opset_imports=dict(opset_imports),
+        name="evaluate",
+    )
+    graph = view.clone()
+    for value in graph.inputs:
+        array = feeds[str(value.name)]
+        value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        value.shape = ir.Shape(array.shape)
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None  # what the whole model says need not hold for these feeds
+    runner = Runner(ir.Model(graph, ir_version=_IR_VERSION), optimize=False)
+    return runner({name: feeds[name] for name in runner.inputs})
+
+
+def _entering(
+    nodes: Sequence[ir.Node], feeds: Mapping[str, Array]
+) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Values that `nodes` read but do not make: those that are fed, and initializers."""
+    made = {value for node in nodes for value in node.outputs}
+    inputs: list[ir.Value] = []
+    weights: list[ir.Value] = []
+    for value in dict.fromkeys(_read(nodes)):
+        if value in made:
+            continue
+        if value.name in feeds:
+            inputs.append(value)
+        elif value.const_value is not None and value.is_initializer():
+            weights.append(value)
+        else:
+            raise InputError(f"nothing is given for {value.name!r}, which the nodes read")
+    return inputs, weights
+
+
+def _read(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
+    """What `nodes` read from outside themselves, also deep inside their subgraphs."""
+    for node in nodes:
+        yield from (value for value in node.inputs if value is not None)
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                graphs = [attribute.as_graph()]
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                graphs = list(attribute.as_graphs())
+            else:
+                continue
+            for graph in graphs:
+                own = {*graph.inputs, *graph.initializers.values()}
+                own |= {value for inner in graph for value in inner.outputs}
+                outer = [*_read(graph), *graph.outputs]
+                yield from (value for value in outer if value not in own)
+
+
+def _without_weights(model: ir.Model) -> tuple[bytes, dict[str, Array]]:
+    """`model` serialised with large weights left out, and these weights by name."""
+    model = model.clone()
+    shared: dict[str, Array] = {}
+    inline = 0
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            if graph is model.graph and _can_share(tensor):
+                shared[name] = np.ascontiguousarray(tensor.numpy())
+                value.const_value = _placeholder(tensor, name, shared[name].shape)
+                continue
+            inline += tensor.nbytes
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), tensor.dtype, name=name)
+    if inline >= _PROTOBUF_BYTES:
+        raise InputError(
+            f"{inline / 1e9:.1f} GB of weights belong to subgraphs",
+            expected="less than 2 GB there",
+            advice="make them initializers of the main graph",
+        )
+    return ir.to_proto(model).SerializeToString(), shared
+
+
+def _placeholder(tensor: ir.TensorProtocol, name: str, shape: tuple[int, ...]) -> ir.ExternalTensor:
+    return ir.ExternalTensor(
+        "shared", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(shape), name=name
+    )
+
+
+def _can_share(tensor: ir.TensorProtocol) -> bool:
+    packed = tensor.dtype.bitwidth < 8  # numpy has one byte an element there
+    return not packed and tensor.dtype != ir.DataType.STRING and tensor.nbytes >= _SHARED_BYTES
+
+
+def _specs(arguments: Iterable[onnxruntime.NodeArg]) -> dict[str, TensorSpec]:
+    return {
+        argument.name: TensorSpec(
+            argument.name, numpy_dtype(argument.type), tuple(argument.shape), argument.type
+        )
+        for argument in arguments
+    }
+
+
+def _selected(specs: dict[str, TensorSpec], names: Sequence[str] | None) -> dict[str, TensorSpec]:
+    for name in names or ():
+        if name not in specs:
+            raise InputError(
+                f"the model has no output {name!r}", expected="one of " + ", ".join(specs)
+            )
+    return specs if names is None else {name: specs[name] for name in names}
