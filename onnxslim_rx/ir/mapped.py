@@ -1,0 +1,78 @@
+"""Tensors in external data files, mapped into memory once a file and never read whole."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir
+
+__all__ = ["MappedTensor", "map_file"]
+
+Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
+
+
+def map_file(path: Path) -> Bytes:
+    """The bytes of a file as a read-only array (n,) uint8 that the system pages in on access."""
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:  # which mmap refuses
+            return np.empty(0, np.uint8)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+class MappedTensor(onnx_ir.ExternalTensor):
+    """An external tensor that shares one map with the other tensors of its file.
+
+    The base class maps the file, and so holds a file descriptor, once a tensor: a model with
+    thousands of experts runs out of descriptors.
+
+    Args:
+        data: what `map_file` gave for the file, (n,) uint8.
+        external: where the tensor lies in it; checked by the caller to lie inside.
+    """
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: Bytes, external: onnx_ir.ExternalTensor, base_dir: str) -> None:
+        super().__init__(
+            external.location,
+            external.offset,
+            external.length,
+            external.dtype,
+            shape=onnx_ir.Shape(external.shape),
+            name=external.name,
+            doc_string=external.doc_string,
+            metadata_props=dict(external.metadata_props),
+            base_dir=base_dir,
+        )
+        self._data = data
+
+    def _bytes(self) -> Bytes:
+        start = self.offset or 0
+        return self._data[start : start + self.nbytes]
+
+    def numpy(self) -> Array:
+        """The values, read-only and not copied, unless packed (types below 8 bits)."""
+        if self.dtype.bitwidth < 8:
+            return onnx_ir.PackedTensor(self._bytes(), self.dtype, shape=self.shape).numpy()
+        little_endian = np.dtype(self.dtype.numpy()).newbyteorder("<")
+        values: Array = self._bytes().view(little_endian).reshape(self.shape.numpy())
+        return values
+
+    def __array__(self, dtype: Any = None) -> Array:
+        return self.numpy().__array__(dtype)
+
+    def tobytes(self) -> bytes:
+        """The bytes as stored (a copy)."""
+        return self._bytes().tobytes()
+
+    def tofile(self, file: Any) -> None:
+        """Write the bytes as stored to a binary file."""
+        file.write(self._bytes())
+
+    def release(self) -> None:
+        """Do nothing: the map is shared, and closed with its last user."""

@@ -1,0 +1,179 @@
+"""From the model in memory to protobufs and bytes; sizes and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import onnx
+import onnx_ir
+
+from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir.walk import attribute_tensors, clone, graphs, nodes, tensors
+
+__all__ = [
+    "EXTERNAL_ABOVE",
+    "Placement",
+    "digest",
+    "has_external_data",
+    "needs_external_data",
+    "place",
+    "serialize",
+    "size_bytes",
+    "to_proto",
+]
+
+PROTOBUF_LIMIT = (1 << 31) - 1
+"""Protobuf refuses messages above this, bytes."""
+
+EXTERNAL_ABOVE = 1024
+"""Tensors above this many bytes go to the external data file where there is one."""
+
+ALIGNMENT = 64
+"""Offsets in the external data file are multiples of this (a cache line), bytes."""
+
+Tensor = onnx_ir.TensorProtocol
+
+
+def serialize(model: onnx_ir.Model) -> bytes:
+    """The model as one self-contained file's bytes; the same model gives the same bytes.
+
+    Raises:
+        InputError: above 2 GB, which protobuf cannot hold.
+    """
+    content: bytes = to_proto(model).SerializeToString(deterministic=True)
+    return content
+
+
+def to_proto(model: onnx_ir.Model) -> onnx.ModelProto:
+    """The model as a protobuf with all data inside.
+
+    Raises:
+        InputError: above 2 GB, which protobuf cannot hold.
+    """
+    if needs_external_data(model):
+        raise InputError(
+            f"the model has {_data_bytes(model) / 1e9:.1f} GB of weights",
+            expected="below 2 GB, all that one protobuf can hold",
+            advice="use a path: save it as a file with external data",
+        )
+    return _with_tensors(model, _inline)
+
+
+def needs_external_data(model: onnx_ir.Model) -> bool:
+    """Whether the model is above 2 GB, so that a single file cannot hold it."""
+    if _data_bytes(model) < PROTOBUF_LIMIT // 2:  # no graph is a gigabyte without its weights
+        return False
+    graph_bytes = _with_tensors(model, lambda tensor: _stub(tensor, "", 0)).ByteSize()
+    return bool(_data_bytes(model) + 2 * graph_bytes > PROTOBUF_LIMIT)
+
+
+def has_external_data(model: onnx_ir.Model) -> bool:
+    """Whether some tensor of the model lies in an external data file."""
+    return any(isinstance(tensor, onnx_ir.ExternalTensor) for tensor in tensors(model))
+
+
+Placement = tuple[int, Tensor]
+"""Offset in the external data file, bytes, and the tensor to write there."""
+
+
+def place(model: onnx_ir.Model, location: str) -> tuple[onnx.ModelProto, list[Placement]]:
+    """The model as a protobuf whose big tensors refer to the file `location`, and what to write.
+
+    A tensor that several values share is written once.
+    """
+    placements: list[Placement] = []
+    stubs: dict[int, onnx_ir.ExternalTensor] = {}
+    end = 0
+
+    def refer(tensor: Tensor) -> Tensor:
+        nonlocal end
+        if tensor.dtype == onnx_ir.DataType.STRING or tensor.nbytes <= EXTERNAL_ABOVE:
+            return _inline(tensor)
+        if id(tensor) not in stubs:
+            offset = -(-end // ALIGNMENT) * ALIGNMENT
+            end = offset + tensor.nbytes
+            placements.append((offset, tensor))
+            stubs[id(tensor)] = _stub(tensor, location, offset)
+        return stubs[id(tensor)]
+
+    return _with_tensors(model, refer), placements
+
+
+def size_bytes(model: onnx_ir.Model) -> int:
+    """Bytes of the model's file and its external data file, if it were saved now."""
+    if not (has_external_data(model) or needs_external_data(model)):
+        return int(to_proto(model).ByteSize())
+    proto, placements = place(model, "model.onnx.data")
+    end = max((offset + tensor.nbytes for offset, tensor in placements), default=0)
+    return int(proto.ByteSize()) + end
+
+
+def digest(model: onnx_ir.Model) -> str:
+    """SHA-256 over structure and weights, as 64 hexadecimal digits.
+
+    Models that differ only in how they store their tensors (typed fields or raw bytes, inside
+    the file or in external data) have the same digest.
+    """
+    known: dict[int, str] = {}
+
+    def refer(tensor: Tensor) -> Tensor:
+        if tensor.dtype == onnx_ir.DataType.STRING:
+            return tensor
+        if id(tensor) not in known:
+            known[id(tensor)] = hashlib.sha256(tensor.tobytes()).hexdigest()
+        return _stub(tensor, known[id(tensor)], None)
+
+    proto = _with_tensors(model, refer)
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _data_bytes(model: onnx_ir.Model) -> int:
+    return sum(tensor.nbytes for tensor in tensors(model))
+
+
+def _inline(tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, onnx_ir.ExternalTensor):
+        return tensor
+    return onnx_ir.Tensor(
+        tensor.numpy(),
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def _stub(tensor: Tensor, location: str, offset: int | None) -> onnx_ir.ExternalTensor:
+    return onnx_ir.ExternalTensor(
+        location,
+        offset,
+        None if offset is None else tensor.nbytes,
+        tensor.dtype,
+        shape=onnx_ir.Shape(tensor.shape.numpy()),
+        name=tensor.name or "",
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def _with_tensors(model: onnx_ir.Model, change: Callable[[Tensor], Tensor]) -> onnx.ModelProto:
+    """The model as a protobuf, each stored tensor replaced by `change` of it."""
+    copy = clone(model)
+    for graph in graphs(copy):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = change(value.const_value)
+    for node in nodes(copy):
+        for name, attribute in list(node.attributes.items()):
+            if held := attribute_tensors(attribute):
+                changed = [change(tensor) for tensor in held]
+                single = attribute.type == onnx_ir.AttributeType.TENSOR
+                node.attributes[name] = onnx_ir.Attr(
+                    name,
+                    attribute.type,
+                    changed[0] if single else changed,
+                    doc_string=attribute.doc_string,
+                )
+    return onnx_ir.serde.serialize_model(copy)
