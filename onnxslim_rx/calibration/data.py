@@ -1,0 +1,238 @@
+"""Calibration data: from files, folders, functions or iterables to samples that fit the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim_rx.calibration.arrays import SUFFIXES, read_arrays
+from onnxslim_rx.calibration.feeds import conform
+from onnxslim_rx.calibration.stacks import unstack
+from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir import ModelLike, load
+from onnxslim_rx.runtime import Runner, TensorSpec
+
+__all__ = [
+    "Calibration", "Dataset", "Samples", "Source", "from_callable", "from_dir", "from_npz",
+    "load_data",
+]  # fmt: skip
+
+Array = npt.NDArray[Any]
+Sample = Mapping[str, Array]
+Dataset = Sequence[Sample]
+Inputs = Mapping[str, TensorSpec]
+
+_MOST_CALLS = 1024  # of a function without a stated number, so that an endless one ends
+
+
+class Samples(Sequence[Sample]):
+    """A sequence that makes its samples when they are asked for.
+
+    Args:
+        get: makes the sample of a number.
+        numbers: the numbers of the samples, in order.
+    """
+
+    def __init__(self, get: Callable[[int], Sample], numbers: Sequence[int]) -> None:
+        self._get = get
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Samples: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | Samples:
+        if isinstance(index, slice):
+            return Samples(self._get, self._numbers[index])
+        return self._get(self._numbers[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Calibration data that waits for a model, whose inputs say how to read it.
+
+    Args:
+        open: makes samples that fit the given inputs.
+    """
+
+    open: Callable[[Inputs], Samples]
+
+    def bind(self, model: ModelLike | None) -> Source | Dataset:
+        """The samples for `model`, or the source itself where there is none yet."""
+        return self if model is None else load_data(self, Runner(load(model)).inputs)
+
+
+Calibration = (
+    str
+    | os.PathLike[str]
+    | Source
+    | Mapping[str, Any]
+    | Iterable[Mapping[str, Any]]
+    | Callable[[], Mapping[str, Any] | None]
+)
+"""Whatever `load_data` reads."""
+
+
+def from_npz(path: str | os.PathLike[str], model: ModelLike | None = None) -> Source | Dataset:
+    """Samples from an .npz file of stacked arrays by input name (or .npy, for one input).
+
+    Raises:
+        InputError: the file is missing or damaged, or does not fit `model`.
+    """
+    return Source(lambda inputs: _from_file(Path(path), inputs)).bind(model)
+
+
+def from_dir(path: str | os.PathLike[str], model: ModelLike | None = None) -> Source | Dataset:
+    """Samples from a folder: each .npz or .npy file is one complete sample, in order of names.
+
+    Raises:
+        InputError: the folder is missing or empty, or a file does not fit `model`.
+    """
+    return Source(lambda inputs: _from_folder(Path(path), inputs)).bind(model)
+
+
+def from_callable(
+    function: Callable[[], Mapping[str, Any] | None],
+    n: int | None = None,
+    model: ModelLike | None = None,
+) -> Source | Dataset:
+    """Samples from `function()`, called `n` times or until it returns None.
+
+    Without `n` it is called at most 1,024 times. The samples are kept in memory.
+
+    Raises:
+        InputError: the function raises, or a sample does not fit `model`.
+    """
+    calls = _MOST_CALLS if n is None else n
+    return Source(lambda inputs: _from_iterable(_call(function, calls), inputs)).bind(model)
+
+
+def load_data(calibration: Calibration | None, inputs: Inputs) -> Dataset:
+    """The samples in `calibration`, every one checked against the model's `inputs`.
+
+    Accepted are:
+
+    - a path to an .npz file: arrays by input name, samples stacked along axis 0 (see `unstack`);
+      a path to an .npy file for a model of one input; a dict of such arrays;
+    - a path to a folder: each .npz or .npy file is one complete sample, in order of names;
+    - a sequence or iterable of samples, each a dict of arrays by input name; a function that
+      returns a sample a call and None at the end (at most 1,024 calls).
+
+    Large files are memory-mapped; a sample is made when it is asked for. Arrays that are no
+    inputs (labels) stay in the samples; `fed` leaves them out. None gives no samples.
+
+    Raises:
+        InputError: nothing there, wrong names, types, shapes or counts, NaN, damaged files.
+    """
+    if calibration is None:
+        return []
+    samples = _open(calibration, inputs)
+    if not samples:
+        raise InputError(
+            "the calibration data is empty", expected="at least one sample, better 128 or more"
+        )
+    for _ in samples:
+        pass  # every sample is made, and so checked, once
+    return samples
+
+
+def _open(calibration: Any, inputs: Inputs) -> Samples:
+    if isinstance(calibration, (str, os.PathLike)):
+        path = Path(calibration)
+        return _from_folder(path, inputs) if path.is_dir() else _from_file(path, inputs)
+    if isinstance(calibration, Source):
+        return calibration.open(inputs)
+    if isinstance(calibration, np.ndarray):
+        calibration = {_only(inputs, "the calibration array"): calibration}
+    if isinstance(calibration, Mapping):
+        arrays = {name: np.asarray(value) for name, value in calibration.items()}
+        return _from_stack(arrays, inputs, "the calibration data")
+    if hasattr(calibration, "__len__") and hasattr(calibration, "__getitem__"):
+        return Samples(
+            lambda i: conform(calibration[i], inputs, f"calibration sample {i}"),
+            range(len(calibration)),
+        )
+    if isinstance(calibration, Iterable):
+        return _from_iterable(calibration, inputs)
+    if callable(calibration):
+        return _from_iterable(_call(calibration, _MOST_CALLS), inputs)
+    raise InputError(
+        f"the calibration data is a {type(calibration).__name__}",
+        expected="a path, an iterable of dicts of arrays, or a function that returns them",
+    )
+
+
+def _from_file(path: Path, inputs: Inputs) -> Samples:
+    if path.suffix not in SUFFIXES:
+        raise InputError(
+            f"the calibration file {path} is of an unknown kind",
+            expected="a file that ends in .npz or .npy, or a folder of such files",
+        )
+    return _from_stack(_arrays(path, inputs), inputs, str(path))
+
+
+def _from_stack(arrays: Mapping[str, Array], inputs: Inputs, where: str) -> Samples:
+    count, take = unstack(arrays, inputs, where)
+    return Samples(lambda i: conform(take(i), inputs, f"sample {i} of {where}"), range(count))
+
+
+def _from_folder(path: Path, inputs: Inputs) -> Samples:
+    try:
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    except OSError as error:
+        raise InputError(f"cannot read the calibration folder {path}: {error.strerror}") from error
+    if not files:
+        raise InputError(
+            f"the calibration folder {path} has no samples", expected=".npz or .npy files"
+        )
+    return Samples(
+        lambda i: conform(_arrays(files[i], inputs), inputs, str(files[i])), range(len(files))
+    )
+
+
+def _arrays(path: Path, inputs: Inputs) -> dict[str, Array]:
+    arrays = read_arrays(path)
+    return {name or _only(inputs, str(path)): array for name, array in arrays.items()}
+
+
+def _only(inputs: Inputs, where: str) -> str:
+    if len(inputs) != 1:
+        raise InputError(
+            f"{where} is one array",
+            expected=", ".join(f"{name!r} as {spec}" for name, spec in inputs.items()),
+            advice="use an .npz file or a dict with an array for each input",
+        )
+    return next(iter(inputs))
+
+
+def _from_iterable(iterable: Iterable[Any], inputs: Inputs) -> Samples:
+    samples: list[Sample] = []
+    try:
+        for number, sample in enumerate(iterable):
+            samples.append(conform(sample, inputs, f"calibration sample {number}"))
+    except InputError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(
+            f"the calibration data raised {type(error).__name__} at sample {len(samples)}: {error}"
+        ) from error
+    return Samples(samples.__getitem__, range(len(samples)))
+
+
+def _call(function: Callable[[], Any], calls: int) -> Iterator[Any]:
+    for _ in range(calls):
+        sample = function()
+        if sample is None:
+            return
+        yield sample
