@@ -10,13 +10,15 @@ must be evaluated goes through `PassContext.evaluate`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim_rx.analysis import weight_uses
 from onnxslim_rx.targets import Target
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Skip",
     "Skipped",
     "Stage",
+    "weight_layers",
 ]
 
 Array = npt.NDArray[Any]
@@ -154,7 +157,7 @@ class Layer:
     Args:
         name: unique in the model and the same in every run: the weight's name, or the node's.
         op: operator type of `node`.
-        kind: "linear", "conv" or "embedding".
+        kind: "linear", "conv", "embedding" or "recurrent".
         node: the node that computes the layer.
         weight_index: which input of `node` is the constant weight.
         activation_index: which input of `node` carries the activations (for an embedding: the
@@ -218,6 +221,9 @@ class CompressionPass:
     """
 
     name: ClassVar[str] = ""
+    replaces: ClassVar[Literal["output", "weight"]] = "output"
+    """What the value that `apply` returns takes the place of. A pass that only stores a weight
+    differently replaces the weight, wherever it is read, so that tied weights stay tied."""
 
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
         """All units that the pass can treat, and those it considered and refused, with reasons."""
@@ -235,12 +241,53 @@ class CompressionPass:
         """The factors, in float, that take the place of `factors` after `stage`."""
         raise NotImplementedError(f"{type(self).__name__} does not implement transform")
 
+    def restore(self, layer: Layer, factors: Factors) -> Array:
+        """The weight, in the layout of the layer's own, that the factors of `transform` stand for.
+
+        Of a chain, the first stage's pass is asked: it settled what the factors are.
+        """
+        if len(factors) != 1:
+            raise NotImplementedError(f"{type(self).__name__} does not implement restore")
+        return factors[0]
+
     def apply(
         self, layer: Layer, stage: Stage, stats: LayerStatistics | None, tape: ir.tape.Tape
     ) -> ir.Value | Skip:
-        """Emit the nodes of one stage on `tape`; return the value that replaces the output.
+        """Emit the nodes of one stage on `tape`; return the value that `replaces` names.
 
         A chain is carried out stage by stage: the next stage gets the layers among the nodes
         that this one emitted.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement apply")
+
+
+def weight_layers(
+    model: ir.Model, kinds: Mapping[str, str], *, min_elements: int
+) -> Iterator[Layer | Skipped]:
+    """The layers of `model` whose weight is of one of `kinds`, and those that are refused.
+
+    Args:
+        model: the model; not changed.
+        kinds: kinds of weights (see `analysis.WeightUse`) and what a layer made of them is
+            called.
+        min_elements: smaller weights are refused.
+
+    Yields:
+        One `Layer` for each weight, in the order of the model; a weight that several nodes read
+        is the layer of the first. Weights of the same name in different subgraphs are told
+        apart by a suffix `#2`, `#3`, ...
+    """
+    names: Counter[str] = Counter()
+    seen: set[ir.Value] = set()
+    for use in weight_uses(model, min_elements=min_elements):
+        if use.kind not in kinds or use.weight in seen:
+            continue
+        seen.add(use.weight)
+        base = use.weight.name or use.node.name or use.node.op_type
+        names[base] += 1
+        name = base if names[base] == 1 else f"{base}#{names[base]}"
+        if use.why_not is not None or use.activation_index is None:
+            yield Skipped(name, f"{use.node.op_type}: {use.why_not}")
+        else:
+            kind = kinds[use.kind]
+            yield Layer(name, use.node.op_type, kind, use.node, use.index, use.activation_index)

@@ -111,7 +111,8 @@ def _check(weight: npt.NDArray[Any], gram: npt.NDArray[Any]) -> tuple[Matrix, Ma
 def _small_side(w: Matrix, root: Matrix) -> Matrix:
     """The smaller of `(R W)(R W)^T` and `(R W)^T (R W)`; both have the same spectrum."""
     y = root @ w
-    return y @ y.T if w.shape[0] < w.shape[1] else y.T @ y
+    small: Matrix = y @ y.T if w.shape[0] < w.shape[1] else y.T @ y
+    return small
 
 
 def _right_vectors(w: Matrix, root: Matrix, rank: int) -> tuple[Matrix, Matrix]:

@@ -22,7 +22,12 @@ class Quantized(NamedTuple):
     scales: npt.NDArray[np.float64]
 
 
-def quantize_symmetric(weight: npt.NDArray[Any], axes: Sequence[int], bits: int = 8) -> Quantized:
+def quantize_symmetric(
+    weight: npt.NDArray[Any],
+    axes: Sequence[int],
+    bits: int = 8,
+    scale_type: type[np.floating[Any]] = np.float32,
+) -> Quantized:
     """Round a weight to the nearest point of a symmetric grid.
 
     Args:
@@ -30,11 +35,11 @@ def quantize_symmetric(weight: npt.NDArray[Any], axes: Sequence[int], bits: int 
         axes: the channel axes, each -ndim to ndim - 1: one scale for each index into them; none:
             one scale for all.
         bits: 2 to 8; the grid has `2**bits - 1` points, from `-(2**(bits-1) - 1)` to its opposite.
+        scale_type: the type that the model stores scales in; they are rounded to it first.
 
     Returns:
         Integers and scales with `|weight - values * scales| <= scales / 2` everywhere, up to the
-        rounding of the scales to float32 (the type that models store). A channel of zeros gets
-        the scale 1.
+        rounding of the scales. A channel of zeros gets the scale 1.
 
     Raises:
         ValueError: an axis or a number of bits outside its range, an empty weight, or an entry
@@ -52,9 +57,9 @@ def quantize_symmetric(weight: npt.NDArray[Any], axes: Sequence[int], bits: int 
     channels = {axis % w.ndim for axis in axes}
     others = tuple(i for i in range(w.ndim) if i not in channels)
     limit = 2 ** (bits - 1) - 1
-    scales = (np.abs(w).max(axis=others, keepdims=True) / limit).astype(np.float32)
-    # a channel of denormals gets the scale 0 in float32: treat it as zeros
-    scales = np.where(scales > 0, scales, np.float32(1)).astype(np.float64)
+    scales = (np.abs(w).max(axis=others, keepdims=True) / limit).astype(scale_type)
+    # a channel too small for the type gets the scale 0: treat it as zeros
+    scales = np.where(scales > 0, scales, 1).astype(np.float64)
     values = np.clip(np.rint(w / scales), -limit, limit).astype(np.int8)
     return Quantized(values, scales)
 

@@ -13,21 +13,21 @@ from onnxslim_rx.quant import dequantize, quantize_symmetric
 @given(
     shape=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     bits=st.integers(2, 8),
+    scale_type=st.sampled_from([np.float16, np.float32]),
     seed=st.integers(0, 2**32 - 1),
     data=st.data(),
 )
-def test_no_entry_is_off_by_more_than_half_a_step(shape, bits, seed, data):
+def test_no_entry_is_off_by_more_than_half_a_step(shape, bits, scale_type, seed, data):
     axes = data.draw(st.sets(st.integers(-len(shape), len(shape) - 1)))
     w = np.random.default_rng(seed).standard_normal(shape) * 10.0 ** (seed % 7 - 3)
-    quantized = quantize_symmetric(w, sorted(axes), bits)
+    quantized = quantize_symmetric(w, sorted(axes), bits, scale_type)
+    assert (quantized.scales == quantized.scales.astype(scale_type)).all()
     assert quantized.values.dtype == np.int8
     assert np.abs(quantized.values).max() <= 2 ** (bits - 1) - 1
     channels = {axis % len(shape) for axis in axes}
-    assert quantized.scales.shape == tuple(
-        n if i in channels else 1 for i, n in enumerate(shape)
-    )
-    # scales are rounded to float32 (2**-24 relative), times at most 127 steps
-    step = quantized.scales * (0.5 + 127 * 2.0**-24)
+    assert quantized.scales.shape == tuple(n if i in channels else 1 for i, n in enumerate(shape))
+    # a scale is off by half a unit in its last place, and that at most 127 times
+    step = 0.5 * quantized.scales + 127 * np.spacing(quantized.scales.astype(scale_type)) / 2
     assert (np.abs(w - dequantize(quantized)) <= step).all()
 
 

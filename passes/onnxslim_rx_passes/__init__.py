@@ -1,0 +1,1 @@
+"""The built-in passes: one file each, registered as entry points of `onnxslim_rx.passes`."""
