@@ -1,0 +1,7 @@
+"""Does a rewritten model still compute the same? Inputs to run it on, and the comparison."""
+
+from __future__ import annotations
+
+from onnxslim_rx.verify.compare import Comparison, OutputError, Run, compare_runs
+
+__all__ = ["Comparison", "OutputError", "Run", "compare_runs"]

@@ -1,0 +1,53 @@
+"""What a model gives, taken apart into named arrays that can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["flatten", "without_padding"]
+
+Array = npt.NDArray[Any]
+
+
+def flatten(name: str, value: Any) -> Iterator[tuple[str, Array]]:
+    """`value` as named arrays: `name`, or `name[i]` for sequences and `name[key]` for maps.
+
+    A list of maps with the same keys (one map for each row, as classifiers of scikit-learn give)
+    becomes one array of shape (rows,) for each key. None (an empty optional) has no arrays.
+    """
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from flatten(f"{name}[{key}]", item)
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        if value and all(isinstance(item, Mapping) for item in value):
+            keys = dict.fromkeys(key for item in value for key in item)
+            for key in keys:
+                yield f"{name}[{key}]", np.asarray([item.get(key, np.nan) for item in value])
+        else:
+            for index, item in enumerate(value):
+                yield from flatten(f"{name}[{index}]", item)
+    else:
+        yield name, np.asarray(value)
+
+
+def without_padding(array: Array, sample: Mapping[str, Array]) -> Array:
+    """`array` without the positions that a mask among the model's inputs switches off.
+
+    A mask is an input whose name ends in `mask` (not `padding_mask`, which is often inverted),
+    with only zeros and ones. It applies where the array has its shape as leading dimensions; the
+    result then has those dimensions merged: (positions switched on, ...).
+    """
+    for name, mask in sample.items():
+        lowered = name.lower()
+        if not lowered.endswith("mask") or lowered.endswith("padding_mask"):
+            continue
+        fits = 2 <= mask.ndim <= array.ndim and array.shape[: mask.ndim] == mask.shape
+        if fits and np.isin(mask, (0, 1)).all() and mask.any():
+            return np.asarray(array[mask.astype(bool)])
+    return array
