@@ -1,0 +1,205 @@
+"""Changes to a graph that keep it valid: names stay unique, graph outputs keep theirs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import onnx_ir as ir
+
+from onnxslim_rx.ir import graphs, mark, nodes
+
+__all__ = ["Editor"]
+
+_FIRST_FREE_INITIALIZERS = 4
+"""Before this version of the format every initializer had to be a graph input as well."""
+
+
+class Editor:
+    """Edits one model; made anew after anything else has changed the model.
+
+    Args:
+        model: changed in place.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self._names = {value.name for graph in graphs(model) for value in _values(graph)}
+        self._names |= {node.name for node in nodes(model)}
+        self._bodies = {function.graph for function in model.functions.values()}
+
+    def fresh(self, wish: str) -> str:
+        """A name that nothing in the model has: `wish`, or `wish` with a number."""
+        name = wish
+        for number in itertools.count(1):
+            if name not in self._names:
+                break
+            name = f"{wish}_{number}"
+        self._names.add(name)
+        return name
+
+    def constant(self, graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+        """A new constant that all nodes of `graph` can read.
+
+        An initializer; in the body of a function, and in versions of the format whose
+        initializers are all graph inputs, a Constant node at the head of the graph.
+        """
+        value = ir.Value(
+            name=self.fresh(name),
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(tensor.shape.numpy()),
+            const_value=tensor,
+        )
+        self._register(graph, value)
+        return value
+
+    def _register(self, graph: ir.Graph, value: ir.Value) -> None:
+        if self.model.ir_version >= _FIRST_FREE_INITIALIZERS and graph not in self._bodies:
+            graph.register_initializer(value)
+            return
+        assert value.const_value is not None
+        attribute = ir.AttrTensor("value", value.const_value)
+        value.const_value = None
+        node = ir.Node("", "Constant", (), (attribute,), outputs=(value,))
+        node.name = self.fresh(f"{value.name}/Constant")
+        if len(graph):
+            graph.insert_before(graph[0], node)
+        else:
+            graph.append(node)
+
+    def insert(
+        self,
+        tape: ir.tape.Tape,
+        before: ir.Node,
+        *,
+        by: str,
+        like: ir.Node | None = None,
+        home: ir.Graph | None = None,
+    ) -> None:
+        """Put the nodes of `tape` in front of `before` and register its initializers.
+
+        Args:
+            tape: nodes and initializers without a graph.
+            before: a node of a graph.
+            by: name of the pass, noted on the nodes.
+            like: the node whose name and metadata the new ones continue; None: `before`.
+            home: the graph that gets the initializers; None: the graph of `before`.
+        """
+        graph, like = before.graph, like or before
+        assert graph is not None  # a node of a tape cannot be replaced
+        for value in tape.initializers:
+            value.name = self.fresh(value.name or "constant")
+            self._register(home or graph, value)
+        for node in tape.nodes:
+            node.name = self.fresh(node.name or f"{like.name or like.op_type}/{node.op_type}")
+            for value in node.outputs:
+                if value.name != "":  # an output that is left out has an empty name
+                    value.name = self.fresh(value.name or f"{node.name}_out")
+            for key, text in like.metadata_props.items():
+                node.metadata_props.setdefault(key, text)
+            mark(node, by)
+            self._import(node)
+        graph.insert_before(before, tape.nodes)
+
+    def _import(self, node: ir.Node) -> None:
+        """See to it that the domain of a new node is imported where the node lies."""
+        self.model.opset_imports.setdefault(node.domain, node.version or 1)
+        for function in self.model.functions.values():
+            function.opset_imports.setdefault(node.domain, self.model.opset_imports[node.domain])
+
+    def replace(
+        self,
+        old: Sequence[ir.Node],
+        tape: ir.tape.Tape,
+        outputs: Mapping[ir.Value, ir.Value],
+        *,
+        by: str,
+        home: ir.Graph | None = None,
+    ) -> None:
+        """Put what is on `tape` in the place of `old`.
+
+        Args:
+            old: nodes of one graph; the last is where the new nodes go. All their outputs but
+                those in `outputs` are read by `old` alone.
+            tape: new nodes and initializers, without a graph.
+            outputs: the outputs of `old` that others read, and what takes their place: a value
+                made on `tape` gets name, type, shape and metadata of the old one, so that a
+                graph output stays what it was.
+            by: name of the pass, noted on the new nodes.
+            home: see `insert`.
+        """
+        root = old[-1]
+        for other in old[:-1]:  # the root's own metadata wins
+            for key, text in other.metadata_props.items():
+                root.metadata_props.setdefault(key, text)
+        made = {value for node in tape.nodes for value in node.outputs}
+        self.insert(tape, root, by=by, home=home)
+        for before, after in outputs.items():
+            if after in made:
+                _take_place(before, after)
+            else:
+                self.forward(before, after)
+        _remove(old)
+
+    def can_forward(self, old: ir.Value, new: ir.Value) -> bool:
+        """Whether readers of `old` may read `new` instead, without a node in between.
+
+        Not where `old` is returned by its graph and `new` cannot be, being an input, a constant,
+        made in another graph, or returned already under its own name.
+        """
+        if not old.is_graph_output():
+            return True
+        producer = new.producer()
+        return producer is not None and new.graph is old.graph and not new.is_graph_output()
+
+    def forward(self, old: ir.Value, new: ir.Value) -> None:
+        """Let everyone who reads `old` read `new`, which exists already and holds the same.
+
+        Raises:
+            ValueError: `can_forward` says no.
+        """
+        if not self.can_forward(old, new):
+            raise ValueError(f"{new.name!r} cannot be returned in the place of {old.name!r}")
+        if old.is_graph_output():
+            _take_place(old, new)
+            return
+        new.type = new.type or old.type
+        new.shape = new.shape or old.shape
+        old.replace_all_uses_with(new)
+
+    def remove_unused(self, values: Iterable[ir.Value | None]) -> None:
+        """Drop those constants among `values` that nobody reads or returns."""
+        for value in dict.fromkeys(values):
+            if value is None or value.uses() or value.is_graph_output() or value.is_graph_input():
+                continue
+            node = value.producer()
+            if value.is_initializer() and value.graph is not None and value.name is not None:
+                del value.graph.initializers[value.name]
+            elif node is not None and node.op_type == "Constant" and node.graph is not None:
+                node.graph.remove(node, safe=True)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def _take_place(old: ir.Value, new: ir.Value) -> None:
+    """`new` becomes what `old` was, to readers and as a graph output."""
+    name, output = old.name, old.is_graph_output()
+    new.type = old.type or new.type
+    new.shape = old.shape if output or old.shape is not None else new.shape
+    new.metadata_props.update(old.metadata_props)
+    new.meta.update(old.meta)
+    new.doc_string = old.doc_string or new.doc_string
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    old.name = None
+    new.name = name
+
+
+def _remove(old: Sequence[ir.Node]) -> None:
+    for node in reversed(old):
+        assert node.graph is not None
+        node.graph.remove(node, safe=True)
