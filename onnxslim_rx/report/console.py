@@ -1,0 +1,142 @@
+"""What `optimize` and `simplify` say at the end: sizes in and out, verdict, layers, reasons."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from onnxslim_rx.report.model import LayerRow, PassRow, Report
+from onnxslim_rx.report.tables import show_line, show_table
+from onnxslim_rx.report.text import (
+    bytes_text,
+    change_text,
+    cosine_text,
+    count_text,
+    ms_text,
+    number_text,
+    ratio_text,
+    seconds_text,
+)
+from onnxslim_rx.report.verdict import headline, promises, why_nothing
+
+__all__ = ["print_profile", "print_report", "stages_text"]
+
+
+def print_report(console: Console, report: Report, *, top: int = 10) -> None:
+    """Print what a run did.
+
+    Args:
+        console: from `tables.make_console`.
+        report: of the run.
+        top: at most this many changed layers are listed, those that save most bytes.
+    """
+    _print_totals(console, report)
+    kept = not report.failure and all(promise.kept is not False for promise in promises(report))
+    show_line(console, headline(report), "bold green" if kept else "bold red")
+    _print_changed(console, report.layers, top)
+    _print_unchanged(console, report)
+    for note in report.notes:
+        show_line(console, f"note: {note}", "yellow")
+
+
+def _print_totals(console: Console, report: Report) -> None:
+    quality, latency = report.quality, report.latency_ms
+    counts: list[tuple[str, float | None, float | None, Callable[[float | None], str]]] = [
+        ("size", report.bytes.before, report.bytes.after, bytes_text),
+        ("parameters", report.params.before, report.params.after, count_text),
+        ("operations", report.flops.before, report.flops.after, count_text),
+        ("nodes", report.nodes.before, report.nodes.after, count_text),
+    ]
+    rows = [
+        (name, text(before), text(after), change_text(before, after))
+        for name, before, after, text in counts
+        if before is not None or after is not None
+    ]
+    if latency.ratio is not None:
+        times = ms_text(latency.before), ms_text(latency.after)
+        rows.append(("latency", *times, ratio_text(latency.ratio)))
+    cosine = quality.cosine
+    if cosine.mean is not None:
+        spread = f"p5 {cosine_text(cosine.p5)}, min {cosine_text(cosine.min)}"
+        rows.append(("cosine", "", cosine_text(cosine.mean), spread))
+    if quality.snr_db is not None and math.isfinite(quality.snr_db):
+        rows.append(("SNR", "", f"{quality.snr_db:.1f} dB", ""))
+    if quality.metric:
+        metric = quality.metric
+        spread = " to ".join(f"{bound:+.2g}" for bound in metric.interval if bound is not None)
+        values = number_text(metric.before), number_text(metric.after)
+        rows.append((metric.name, *values, f"change {spread}" if spread else ""))
+    show_table(console, ["", "IN", "OUT", "change"], rows, words=["", "change"])
+
+
+def stages_text(stages: Sequence[str]) -> str:
+    """Stages with their numbers alone: "factorize-gemm rank=96 + quantize-weights bits=8"."""
+    short = []
+    for stage in stages:
+        name, _, options = stage.partition("(")
+        short.append(" ".join([name, *re.findall(r"\w+=-?[\d.]+(?=[,)])", options)]))
+    return " + ".join(short)
+
+
+def _print_changed(console: Console, layers: Sequence[LayerRow], top: int) -> None:
+    def saved(layer: LayerRow) -> int:
+        return (layer.bytes_before or 0) - (layer.bytes_after or 0)
+
+    changed = sorted((layer for layer in layers if layer.changed), key=saved, reverse=True)
+    if not changed:
+        return
+    console.print()
+    rows = [
+        (
+            layer.name,
+            layer.op,
+            stages_text(layer.stages),
+            bytes_text(layer.bytes_before),
+            bytes_text(layer.bytes_after),
+            number_text(layer.error),
+            layer.why,
+        )
+        for layer in changed[:top]
+    ]
+    show_table(
+        console,
+        ["layer", "op", "done", "IN", "OUT", "error", "why"],
+        rows,
+        title=f"{len(changed)} of {len(layers)} layers changed",
+        words=["layer", "op", "done", "why"],
+        optional=["why", "op"],
+    )
+    if len(changed) > top:
+        show_line(console, f"and {len(changed) - top} more", "dim")
+
+
+def _print_unchanged(console: Console, report: Report) -> None:
+    reasons = why_nothing(report)
+    if reasons:
+        console.print()
+        some = any(layer.changed for layer in report.layers)
+        show_line(console, "left as they were:" if some else "why nothing was changed:")
+    for why, count in reasons:
+        show_line(console, f"  {count} {'layer' if count == 1 else 'layers'}: {why}")
+
+
+def print_profile(console: Console, passes: Sequence[PassRow]) -> None:
+    """Print what each pass did and cost (`--profile`)."""
+    rows = [
+        (
+            row.name,
+            row.calls,
+            seconds_text(row.seconds),
+            seconds_text(row.cpu_seconds),
+            f"{count_text(row.nodes_before)} -> {count_text(row.nodes_after)}",
+            row.rewritten,
+            ", ".join(f"{why} ({count})" for why, count in row.skipped.items()),
+        )
+        for row in passes
+    ]
+    columns = ["pass", "calls", "time", "CPU time", "nodes", "rewritten", "left alone"]
+    words = ["pass", "left alone"]
+    show_table(console, columns, rows, title="passes", words=words, optional=["left alone"])
