@@ -1,0 +1,112 @@
+"""Carry out what was decided for layers: run stages, splice what they emit into the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skip, Skipped, Stage
+from onnxslim_rx.rewriter import Editor
+
+__all__ = ["Treatment", "apply_stage", "apply_treatments"]
+
+Treatment = tuple[Layer, Sequence[Stage], LayerStatistics | None]
+"""A layer of the model, what is to be done to it, and what is known of its input."""
+
+
+def apply_treatments(
+    model: ir.Model, treatments: Sequence[Treatment], passes: Mapping[str, CompressionPass]
+) -> list[Skipped]:
+    """Treat layers of `model`, in place.
+
+    Stages are carried out one after the other over all layers: the second stage of a chain gets
+    the layers among the nodes that the first stage of the same chain emitted.
+
+    Args:
+        model: changed in place.
+        treatments: layers of this very model, each with its stages.
+        passes: the passes that the stages name, by name.
+
+    Returns:
+        What was refused, and why. A layer whose first stage is refused is left as it was.
+    """
+    skipped: list[Skipped] = []
+    editor = Editor(model)
+    todo = [(layer, tuple(stages), stats) for layer, stages, stats in treatments if stages]
+    while todo:
+        following: dict[ir.Node, tuple[Stage, ...]] = {}
+        for layer, stages, stats in todo:
+            emitted = apply_stage(editor, layer, stages[0], stats, passes)
+            if isinstance(emitted, Skip):
+                skipped.append(Skipped(layer.name, f"{stages[0]}: {emitted.why}"))
+            elif len(stages) > 1:
+                following.update(dict.fromkeys(emitted, stages[1:]))
+        todo = _next_layers(model, following, passes)
+    return skipped
+
+
+def _next_layers(
+    model: ir.Model,
+    following: Mapping[ir.Node, tuple[Stage, ...]],
+    passes: Mapping[str, CompressionPass],
+) -> list[tuple[Layer, tuple[Stage, ...], LayerStatistics | None]]:
+    """The layers among emitted nodes, as the pass of each node's next stage sees them."""
+    found: list[tuple[Layer, tuple[Stage, ...], LayerStatistics | None]] = []
+    for name in sorted({stages[0].pass_name for stages in following.values()}):
+        for layer in passes[name].layers(model):
+            if isinstance(layer, Layer) and layer.node in following:
+                stages = following[layer.node]
+                if stages[0].pass_name == name:
+                    found.append((layer, stages, None))
+    return found
+
+
+def apply_stage(
+    editor: Editor,
+    layer: Layer,
+    stage: Stage,
+    stats: LayerStatistics | None,
+    passes: Mapping[str, CompressionPass],
+) -> Sequence[ir.Node] | Skip:
+    """Carry out one stage on one layer, in place.
+
+    Args:
+        editor: of the model that holds the layer.
+        layer: what is treated.
+        stage: how; its pass is looked up in `passes`.
+        stats: what is known of the layer's input.
+        passes: by name.
+
+    Returns:
+        The nodes that take the place of the layer's, or the pass's refusal.
+    """
+    chosen = passes[stage.pass_name]
+    tape = ir.tape.Tape()
+    weight = layer.weight
+    value = chosen.apply(layer, stage, stats, tape)
+    if isinstance(value, Skip):
+        return value
+    if chosen.replaces == "weight":
+        _replace_weight(editor, weight, value, tape, chosen.name)
+    else:
+        editor.replace([layer.node], tape, {layer.output: value}, by=chosen.name)
+        editor.remove_unused([weight])
+    return tape.nodes
+
+
+def _replace_weight(
+    editor: Editor, weight: ir.Value, value: ir.Value, tape: ir.tape.Tape, by: str
+) -> None:
+    """Every reader of `weight`, in whatever graph, reads `value` instead, under the same name."""
+    producer = weight.producer()
+    home = producer.graph if producer is not None else weight.graph
+    assert home is not None  # a constant is an initializer or made by a node
+    readers = [use.node for use in weight.uses()]
+    # what is made at the head of the graph is there for all of them
+    editor.insert(tape, home[0], by=by, like=readers[0])
+    name = str(weight.name)
+    weight.replace_all_uses_with(value)
+    value.type, value.shape = weight.type, weight.shape
+    editor.remove_unused([weight])
+    value.name = name
