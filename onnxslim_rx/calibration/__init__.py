@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxslim_rx.calibration.collect import collect
 from onnxslim_rx.calibration.data import (
     Calibration,
     Dataset,
@@ -14,6 +15,7 @@ from onnxslim_rx.calibration.data import (
 )
 from onnxslim_rx.calibration.feeds import conform, fed
 from onnxslim_rx.calibration.split import Split, split
+from onnxslim_rx.calibration.statistics import Statistics
 
 __all__ = [
     "Calibration",
@@ -21,6 +23,8 @@ __all__ = [
     "Samples",
     "Source",
     "Split",
+    "Statistics",
+    "collect",
     "conform",
     "fed",
     "from_callable",

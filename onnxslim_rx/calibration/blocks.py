@@ -1,0 +1,118 @@
+"""Running a step of the graph on every sample."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim_rx.calibration.data import Dataset
+from onnxslim_rx.calibration.frontiers import Step
+from onnxslim_rx.calibration.observers import Observer
+from onnxslim_rx.calibration.padding import masks_of
+from onnxslim_rx.calibration.readings import Reading
+from onnxslim_rx.calibration.spool import Spool
+from onnxslim_rx.progress import Advance
+from onnxslim_rx.runtime import Runner
+
+__all__ = ["run_step"]
+
+Array = npt.NDArray[Any]
+
+
+def run_step(
+    model: ir.Model,
+    step: Step,
+    data: Dataset,
+    observers: Mapping[Reading, Observer],
+    spool: Spool,
+    advance: Advance,
+) -> None:
+    """Run `step` on every sample, show the observers what they measure, save what comes next.
+
+    Raises:
+        InputError: onnxruntime fails, or the activations are not finite.
+        CannotSaveError: a tensor of the frontier is no plain array.
+        OSError: the disk is full.
+    """
+    saved = [_name(value) for value in step.inputs if _name(value) in spool]
+    given = [_name(value) for value in step.inputs if _name(value) not in spool]
+    run: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    with contextlib.ExitStack() as stack:
+        read = spool.reader(saved, stack)
+        write = spool.writer([_name(value) for value in step.saves], stack)
+        for number, sample in enumerate(data):
+            feeds = read() | {name: sample[name] for name in given}
+            run = run or _runner(model, step, list(observers), feeds)
+            values = dict(sample) | run(feeds)
+            masks = masks_of({name: sample[name] for name in _inputs(model)})
+            for reading, observer in observers.items():
+                observer.see(_found(reading, values), masks, f"calibration sample {number}")
+            write(values)
+            advance(1)
+
+
+def _inputs(model: ir.Model) -> list[str]:
+    return [_name(value) for value in model.graph.inputs if not value.is_initializer()]
+
+
+def _name(value: ir.Value) -> str:
+    return str(value.name)
+
+
+def _shape_name(value: ir.Value) -> str:
+    return f"{value.name}:rx-shape"
+
+
+def _found(reading: Reading, values: Mapping[str, Any]) -> Array:
+    if reading.output is not None:
+        shapes = [values[_shape_name(value)] for value in (reading.value, reading.output)]
+        return np.concatenate(shapes)
+    if reading.value.is_initializer() and reading.value.const_value is not None:
+        return reading.value.const_value.numpy()
+    return np.asarray(values[_name(reading.value)])
+
+
+def _runner(
+    model: ir.Model, step: Step, readings: Sequence[Reading], feeds: Mapping[str, Any]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The step as a model of its own; its weights are those of `model`, not copies."""
+    made = {value for node in step.nodes for value in node.outputs}
+    wanted = [reading.value for reading in readings if reading.output is None]
+    outputs = [value for value in dict.fromkeys([*step.saves, *wanted]) if value in made]
+    view = ir.GraphView(
+        step.inputs,
+        outputs,
+        nodes=step.nodes,
+        initializers=step.weights,
+        opset_imports=model.graph.opset_imports,
+        name="step",
+    )
+    graph = view.clone()
+    for value in graph.inputs:
+        array = feeds[_name(value)]
+        if isinstance(array, np.ndarray) and array.dtype.kind in "biufc":
+            value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+            value.shape = ir.Shape([None] * array.ndim)
+    _add_shapes(graph, readings)
+    if not graph.outputs:
+        return lambda _: {}
+    functions = tuple(model.functions.values())
+    return Runner(ir.Model(graph, ir_version=model.ir_version, functions=functions))
+
+
+def _add_shapes(graph: ir.Graph, readings: Sequence[Reading]) -> None:
+    """Give the shapes of what enters and leaves convolutions, instead of copying the tensors."""
+    values = {_name(value): value for node in graph for value in node.outputs}
+    values |= {_name(value): value for value in (*graph.inputs, *graph.initializers.values())}
+    pairs = [(r.value, r.output) for r in readings if r.output is not None]
+    for original in dict.fromkeys(value for pair in pairs for value in pair):
+        node = ir.node("Shape", [values[_name(original)]])
+        node.outputs[0].name = _shape_name(original)
+        node.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+        graph.append(node)
+        graph.outputs.append(node.outputs[0])

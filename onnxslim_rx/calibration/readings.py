@@ -1,0 +1,87 @@
+"""What is to be measured where: from layers to tensors of the graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from onnxslim_rx.passbase import Layer
+
+__all__ = ["Reading", "readings"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """One measurement; layers that want the same one share it.
+
+    Args:
+        kind: as of the layer.
+        value: the tensor that enters the layer.
+        output: the tensor that leaves it, for convolutions; otherwise None.
+        transposed: the rows of X lie along the last axis of `value`, not the one before.
+        size: columns of X of a linear layer, rows of an embedding, 0 for convolutions.
+    """
+
+    kind: str
+    value: ir.Value
+    output: ir.Value | None
+    transposed: bool
+    size: int
+
+
+def readings(model: ir.Model, layers: Iterable[Layer]) -> tuple[dict[str, Reading], dict[str, str]]:
+    """The reading of each layer by name, and the reasons of layers that have none."""
+    found: dict[str, Reading] = {}
+    reasons: dict[str, str] = {}
+    for layer in layers:
+        reading = _reading(model, layer)
+        if isinstance(reading, str):
+            reasons[layer.name] = reading
+        else:
+            found[layer.name] = reading
+    return found, reasons
+
+
+def _reading(model: ir.Model, layer: Layer) -> Reading | str:
+    if layer.node.graph is not model.graph:
+        return "it lies in a function or in the body of an If, Loop or Scan"
+    if layer.kind == "conv":
+        return Reading("conv", layer.activation, layer.output, False, 0)
+    dims = _dims(layer.weight)
+    if dims is None:
+        return "the shape of its weight is not known"
+    if layer.kind == "embedding":
+        return Reading("embedding", layer.activation, None, False, dims[0])
+    if layer.kind == "linear":
+        transposed, width = _orientation(layer, dims)
+        return Reading("linear", layer.activation, None, transposed, width)
+    return f"layers of the kind {layer.kind!r} are not measured"
+
+
+def _orientation(layer: Layer, dims: tuple[int, ...]) -> tuple[bool, int]:
+    """Whether X is the transposed activation in `Y = X W`, and the columns of X.
+
+    With the constant on the left, `Y = W A` is `Y^T = A^T W^T`, so X is `A^T`.
+    """
+    flipped = {name: bool(_flag(layer.node, name)) for name in ("transA", "transB")}
+    if layer.activation_index == 0:
+        columns = dims[-1] if flipped["transB"] else dims[-2:][0]
+        return flipped["transA"], columns
+    columns = dims[-2:][0] if flipped["transA"] else dims[-1]
+    return not flipped["transB"], columns
+
+
+def _flag(node: ir.Node, name: str) -> int:
+    attribute = node.attributes.get(name)
+    return attribute.as_int() if attribute is not None else 0
+
+
+def _dims(value: ir.Value) -> tuple[int, ...] | None:
+    """The fixed, non-scalar shape of a weight, or None."""
+    shape = value.const_value.shape if value.const_value is not None else value.shape
+    if shape is None:
+        return None
+    dims = tuple(dim for dim in shape if isinstance(dim, int))
+    return dims if dims and len(dims) == len(shape) else None

@@ -1,0 +1,68 @@
+"""Tensors on disk between two steps, one file a tensor, samples one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["CannotSaveError", "Spool"]
+
+Array = npt.NDArray[Any]
+
+
+class CannotSaveError(Exception):
+    """A value is no plain array (a sequence, strings), so that no frontier may cross it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class Spool:
+    """Files in `folder`, which its owner deletes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._paths: dict[str, Path] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._paths
+
+    def writer(
+        self, names: Iterable[str], stack: contextlib.ExitStack
+    ) -> Callable[[dict[str, Any]], None]:
+        """Open a file for each name; the function appends one sample of each."""
+        files = {}
+        for name in names:
+            self._paths[name] = self._folder / f"{len(self._paths)}.frontier"
+            files[name] = stack.enter_context(self._paths[name].open("wb"))
+
+        def write(values: dict[str, Any]) -> None:
+            for name, file in files.items():
+                value = values[name]
+                # extension types such as bfloat16 are of the kind V; numpy forgets their names
+                if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufc":
+                    raise CannotSaveError(name)
+                np.save(file, value, allow_pickle=False)
+
+        return write
+
+    def reader(
+        self, names: Iterable[str], stack: contextlib.ExitStack
+    ) -> Callable[[], dict[str, Array]]:
+        """Open the file of each name; the function reads the next sample of each."""
+        files = {name: stack.enter_context(self._paths[name].open("rb")) for name in names}
+
+        def read() -> dict[str, Array]:
+            return {name: np.load(file, allow_pickle=False) for name, file in files.items()}
+
+        return read
+
+    def drop(self, name: str) -> None:
+        """Delete the file of `name`."""
+        self._paths[name].unlink()
