@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
-__all__ = ["MappedTensor", "map_file"]
+__all__ = ["Bytes", "MappedTensor", "map_file"]
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -31,15 +31,16 @@ class MappedTensor(onnx_ir.ExternalTensor):
     thousands of experts runs out of descriptors.
 
     Args:
-        data: what `map_file` gave for the file, (n,) uint8.
-        external: where the tensor lies in it; checked by the caller to lie inside.
+        external: where the tensor lies, checked by the caller to be inside the file.
+        path: the file, without links.
+        data: what `map_file` gave for it, (n,) uint8.
     """
 
     __slots__ = ("_data",)
 
-    def __init__(self, data: Bytes, external: onnx_ir.ExternalTensor, base_dir: str) -> None:
+    def __init__(self, external: onnx_ir.ExternalTensor, path: Path, data: Bytes) -> None:
         super().__init__(
-            external.location,
+            path.name,
             external.offset,
             external.length,
             external.dtype,
@@ -47,7 +48,7 @@ class MappedTensor(onnx_ir.ExternalTensor):
             name=external.name,
             doc_string=external.doc_string,
             metadata_props=dict(external.metadata_props),
-            base_dir=base_dir,
+            base_dir=path.parent,
         )
         self._data = data
 

@@ -9,7 +9,10 @@ import onnx
 import onnx_ir
 
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.ir.walk import attribute_tensors, clone, graphs, nodes, tensors
+from onnxslim_rx.ir.files import PROTOBUF_LIMIT
+from onnxslim_rx.ir.held import restore_types
+from onnxslim_rx.ir.names import bodies
+from onnxslim_rx.ir.walk import clone, replace_tensors, tensors
 
 __all__ = [
     "EXTERNAL_ABOVE",
@@ -20,11 +23,9 @@ __all__ = [
     "place",
     "serialize",
     "size_bytes",
+    "skeleton",
     "to_proto",
 ]
-
-PROTOBUF_LIMIT = (1 << 31) - 1
-"""Protobuf refuses messages above this, bytes."""
 
 EXTERNAL_ABOVE = 1024
 """Tensors above this many bytes go to the external data file where there is one."""
@@ -64,8 +65,12 @@ def needs_external_data(model: onnx_ir.Model) -> bool:
     """Whether the model is above 2 GB, so that a single file cannot hold it."""
     if _data_bytes(model) < PROTOBUF_LIMIT // 2:  # no graph is a gigabyte without its weights
         return False
-    graph_bytes = _with_tensors(model, lambda tensor: _stub(tensor, "", 0)).ByteSize()
-    return bool(_data_bytes(model) + 2 * graph_bytes > PROTOBUF_LIMIT)
+    return bool(_data_bytes(model) + 2 * skeleton(model).ByteSize() > PROTOBUF_LIMIT)
+
+
+def skeleton(model: onnx_ir.Model) -> onnx.ModelProto:
+    """The model as a protobuf without the data of numeric tensors, for looking at the graph."""
+    return _with_tensors(model, lambda tensor: _stub(tensor, "", 0))
 
 
 def has_external_data(model: onnx_ir.Model) -> bool:
@@ -83,7 +88,7 @@ def place(model: onnx_ir.Model, location: str) -> tuple[onnx.ModelProto, list[Pl
     A tensor that several values share is written once.
     """
     placements: list[Placement] = []
-    stubs: dict[int, onnx_ir.ExternalTensor] = {}
+    stubs: dict[int, Tensor] = {}
     end = 0
 
     def refer(tensor: Tensor) -> Tensor:
@@ -145,7 +150,9 @@ def _inline(tensor: Tensor) -> Tensor:
     )
 
 
-def _stub(tensor: Tensor, location: str, offset: int | None) -> onnx_ir.ExternalTensor:
+def _stub(tensor: Tensor, location: str, offset: int | None) -> Tensor:
+    if tensor.dtype == onnx_ir.DataType.STRING:  # strings have no bytes to refer to
+        return tensor
     return onnx_ir.ExternalTensor(
         location,
         offset,
@@ -161,19 +168,33 @@ def _stub(tensor: Tensor, location: str, offset: int | None) -> onnx_ir.External
 def _with_tensors(model: onnx_ir.Model, change: Callable[[Tensor], Tensor]) -> onnx.ModelProto:
     """The model as a protobuf, each stored tensor replaced by `change` of it."""
     copy = clone(model)
-    for graph in graphs(copy):
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                value.const_value = change(value.const_value)
-    for node in nodes(copy):
-        for name, attribute in list(node.attributes.items()):
-            if held := attribute_tensors(attribute):
-                changed = [change(tensor) for tensor in held]
-                single = attribute.type == onnx_ir.AttributeType.TENSOR
-                node.attributes[name] = onnx_ir.Attr(
-                    name,
-                    attribute.type,
-                    changed[0] if single else changed,
-                    doc_string=attribute.doc_string,
-                )
-    return onnx_ir.serde.serialize_model(copy)
+    replace_tensors(copy, change)
+    proto = onnx_ir.serde.serialize_model(copy)
+    restore_types(model, proto)
+    for entry in proto.opset_import:
+        if not entry.domain:
+            entry.ClearField("domain")  # which may be set, and then takes bytes
+    _tidy(proto.graph)
+    for function in proto.functions:
+        _tidy(function)
+    return proto
+
+
+def _tidy(body: onnx.GraphProto | onnx.FunctionProto) -> None:
+    """Remove what onnx_ir writes twice: metadata of tensors, types of initializers."""
+    for node in body.node:
+        for graph in bodies(node):
+            _tidy(graph)
+    if isinstance(body, onnx.FunctionProto):
+        return
+    for tensor in body.initializer:
+        entries = {entry.key: entry.value for entry in tensor.metadata_props}
+        if len(entries) < len(tensor.metadata_props):
+            del tensor.metadata_props[:]
+            for key, value in entries.items():
+                tensor.metadata_props.add(key=key, value=value)
+    initializers = {tensor.name for tensor in body.initializer}
+    for index in reversed(range(len(body.value_info))):
+        info = body.value_info[index]
+        if info.name in initializers and not (info.metadata_props or info.doc_string):
+            del body.value_info[index]

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import onnx_ir
 
-__all__ = ["clone", "constant", "graphs", "mark", "marked", "nodes", "tensors"]
+__all__ = [
+    "MARK",
+    "SOURCES",
+    "clone",
+    "constant",
+    "graphs",
+    "mark",
+    "marked",
+    "nodes",
+    "replace_tensors",
+    "tensors",
+]
 
 MARK = "rx.by"
+"""Key in the metadata of a node: the pass that made it."""
+
+SOURCES = "rx.sources"
+"""Key in `model.meta`: the files that the model was loaded from, which are never written."""
 
 
 def clone(model: onnx_ir.Model) -> onnx_ir.Model:
@@ -44,18 +59,38 @@ def tensors(model: onnx_ir.Model) -> Iterator[onnx_ir.TensorProtocol]:
                 yield value.const_value
     for node in nodes(model):
         for attribute in node.attributes.values():
-            yield from attribute_tensors(attribute)
+            yield from _held(attribute)
 
 
-def attribute_tensors(attribute: onnx_ir.Attr) -> tuple[onnx_ir.TensorProtocol, ...]:
+def replace_tensors(
+    model: onnx_ir.Model,
+    change: Callable[[onnx_ir.TensorProtocol], onnx_ir.TensorProtocol],
+) -> None:
+    """Put `change` of it in the place of every stored tensor (see `tensors`)."""
+    for graph in graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = change(value.const_value)
+    for node in nodes(model):
+        for name, attribute in list(node.attributes.items()):
+            changed = [change(tensor) for tensor in _held(attribute)]
+            if changed:
+                single = attribute.type == onnx_ir.AttributeType.TENSOR
+                node.attributes[name] = onnx_ir.Attr(
+                    name,
+                    attribute.type,
+                    changed[0] if single else changed,
+                    doc_string=attribute.doc_string,
+                )
+
+
+def _held(attribute: onnx_ir.Attr) -> Sequence[onnx_ir.TensorProtocol]:
     """The tensors that an attribute holds, in order; those of its graphs left out."""
     if attribute.is_ref() or attribute.value is None:
         return ()
     if attribute.type == onnx_ir.AttributeType.TENSOR:
         return (attribute.as_tensor(),)
-    if attribute.type == onnx_ir.AttributeType.TENSORS:
-        return tuple(attribute.as_tensors())
-    return ()
+    return attribute.as_tensors() if attribute.type == onnx_ir.AttributeType.TENSORS else ()
 
 
 def constant(value: onnx_ir.Value | None) -> onnx_ir.TensorProtocol | None:

@@ -1,0 +1,138 @@
+"""Checks of a model's structure, on the protobuf, before anything is built from it.
+
+Cheap on purpose: names, versions and operators, never the data of weights. What the types and
+shapes of values are is left to ONNX Runtime, which must load every model anyway.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+
+import onnx
+
+from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir.names import Body, bodies, check_names
+from onnxslim_rx.ir.operators import check_operator, plain_domain
+
+__all__ = ["check_structure"]
+
+EXPORT_ANEW = "export the model anew"
+
+FunctionId = tuple[str, str, str]
+
+
+def check_structure(model: onnx.ModelProto) -> bool:
+    """Check versions, operators, names and references of a model.
+
+    Returns:
+        Whether the nodes of all graphs are in topological order.
+
+    Raises:
+        InputError: the model is not valid, or holds what cannot be kept (see `_refuse_unheld`).
+    """
+    if not model.HasField("graph"):
+        raise InputError("the model has no graph", expected="an ONNX model", advice=EXPORT_ANEW)
+    _refuse_unheld(model)
+    functions = {_identifier(function): function for function in model.functions}
+    if len(functions) != len(model.functions):
+        raise InputError("the model defines a function twice", advice=EXPORT_ANEW)
+    _check_recursion(functions)
+    _check_ir_version(model)
+    is_sorted = True
+    for body, entries in [
+        (model.graph, model.opset_import),
+        *((function, function.opset_import) for function in model.functions),
+    ]:
+        imports = _imports(entries)
+
+        def visit(node: onnx.NodeProto, imports: Mapping[str, int] = imports) -> None:
+            if _called(node) not in functions:
+                check_operator(node, imports)
+
+        is_sorted &= check_names(body, visit)
+    return is_sorted
+
+
+def _check_ir_version(model: onnx.ModelProto) -> None:
+    if not 1 <= model.ir_version <= onnx.IR_VERSION:
+        raise InputError(
+            f"the model has IR version {model.ir_version}",
+            expected=f"1 to {onnx.IR_VERSION}, which onnx {onnx.__version__} knows",
+            advice="update onnx, or export the model for an older version",
+        )
+
+
+def _imports(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """Version by domain, checked."""
+    imports: dict[str, int] = {}
+    known = _known_versions()
+    for entry in entries:
+        domain, version = plain_domain(entry.domain), entry.version
+        newest = known.get(domain, version)
+        if not 1 <= version <= newest:
+            raise InputError(
+                f"the model uses opset {version} of {domain or 'ai.onnx'}",
+                expected=f"1 to {newest}, which onnx {onnx.__version__} knows",
+                advice="update onnx, or export the model for an older opset",
+            )
+        if imports.setdefault(domain, version) != version:
+            raise InputError(
+                f"the model uses opsets {imports[domain]} and {version} of {domain or 'ai.onnx'}",
+                expected="one version of each domain",
+                advice=EXPORT_ANEW,
+            )
+    if not imports:
+        raise InputError(
+            "the model does not state its opset",
+            expected="an opset import, such as ai.onnx 17",
+            advice=EXPORT_ANEW,
+        )
+    return imports
+
+
+@functools.cache
+def _known_versions() -> dict[str, int]:
+    """Newest opset of each domain that the installed onnx defines."""
+    return {domain: newest for domain, (_, newest) in onnx.defs.C.schema_version_map().items()}
+
+
+def _refuse_unheld(model: onnx.ModelProto) -> None:
+    """Refuse what onnx_ir would silently drop; losing it would change the model."""
+    if model.training_info:
+        raise InputError(
+            "the model has training information",
+            expected="a model for inference",
+            advice="export it for inference",
+        )
+
+
+def _identifier(function: onnx.FunctionProto) -> FunctionId:
+    return plain_domain(function.domain), function.name, function.overload
+
+
+def _called(node: onnx.NodeProto) -> FunctionId:
+    return plain_domain(node.domain), node.op_type, node.overload
+
+
+def _all_nodes(body: Body) -> Iterator[onnx.NodeProto]:
+    for node in body.node:
+        yield node
+        for inner in bodies(node):
+            yield from _all_nodes(inner)
+
+
+def _check_recursion(functions: Mapping[FunctionId, onnx.FunctionProto]) -> None:
+    calls = {
+        name: {_called(node) for node in _all_nodes(function)} & set(functions)
+        for name, function in functions.items()
+    }
+    while leaves := [name for name, callees in calls.items() if not callees & set(calls)]:
+        for name in leaves:
+            del calls[name]
+    if calls:
+        raise InputError(
+            f"functions of the model call themselves: {', '.join(name for _, name, _ in calls)}",
+            expected="no recursion, which ONNX does not allow",
+            advice=EXPORT_ANEW,
+        )
