@@ -155,8 +155,9 @@ def make_venv(place: Path, python: Path) -> None:
     if quiet(plain):
         return
     bare = quiet([*plain, "--without-pip"])
+    packages = place / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
     ways = [
-        [sys.executable, "-m", "pip", "--python", str(python), "install", "pip"],
+        [sys.executable, "-m", "pip", "install", "--target", str(packages), "pip"],
         ["uv", "pip", "install", "--python", str(python), "pip"],
     ]
     if bare and any(quiet(way) for way in ways):
