@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from onnxslim_rx.verify.compare import Comparison, OutputError, Run, compare_runs
+from onnxslim_rx.verify.inputs import Dataset, generate_inputs
 
-__all__ = ["Comparison", "OutputError", "Run", "compare_runs"]
+__all__ = ["Comparison", "Dataset", "OutputError", "Run", "compare_runs", "generate_inputs"]
