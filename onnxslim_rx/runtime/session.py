@@ -113,7 +113,12 @@ class Runner:
             raise explain(error, "run the model") from error
 
     def _run_arrays(self, feeds: Mapping[str, Any]) -> list[Any]:
-        return list(self._session.run(list(self.outputs), dict(feeds), self._silent))
+        # numpy's scalars are no arrays for onnxruntime
+        plain = {
+            name: np.asarray(value) if isinstance(value, np.generic) else value
+            for name, value in feeds.items()
+        }
+        return list(self._session.run(list(self.outputs), plain, self._silent))
 
     def _run_values(self, feeds: Mapping[str, Any]) -> list[Any]:
         arrays = {name: np.ascontiguousarray(value) for name, value in feeds.items()}

@@ -117,7 +117,7 @@ def _cast(dtype: np.dtype[Any], maker: Maker) -> Maker:
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)
             values = np.clip(np.rint(values), limits.min, limits.max)
-        return values.astype(dtype)
+        return np.asarray(values).astype(dtype)
 
     return make
 
