@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import lzma
 import math
 import shutil
+import struct
 import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,6 @@ from onnxslim_rx.errors import InputError
 __all__ = ["SUFFIXES", "read_arrays"]
 
 Array = npt.NDArray[Any]
-Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 
 SUFFIXES = (".npz", ".npy")
 _IN_MEMORY = 1 << 24  # arrays of at most this many bytes are read at once
@@ -30,7 +30,7 @@ _IN_MEMORY = 1 << 24  # arrays of at most this many bytes are read at once
 # and TokenError come from the header of an array, which is Python text.
 _DAMAGE = (
     ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError,
-    RuntimeError, SyntaxError, tokenize.TokenError, OverflowError, TypeError,
+    RuntimeError, SyntaxError, tokenize.TokenError, OverflowError, TypeError, struct.error,
 )  # fmt: skip
 
 
@@ -47,8 +47,8 @@ def read_arrays(path: Path) -> dict[str, Array]:
         if path.suffix == ".npz":
             return _read_npz(path)
         with path.open("rb") as file:
-            size = path.stat().st_size
-            return {"": _read(file, size, lambda start: _Place(path, start))}
+            layout = _layout(file, path.stat().st_size)
+            return {"": layout.read(file) if layout.small else layout.map(path, layout.start)}
     except OSError as error:
         raise InputError(
             f"cannot read the calibration file {path}: {error.strerror or error}"
@@ -60,77 +60,79 @@ def read_arrays(path: Path) -> dict[str, Array]:
         ) from error
 
 
-class _Place:
-    """Where the bytes of an array start: in a named file, or in a temporary one."""
-
-    def __init__(self, file: Path | IO[bytes], offset: int) -> None:
-        self.file = file
-        self.offset = offset
-
-
 def _read_npz(path: Path) -> dict[str, Array]:
     arrays = {}
-    with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
+    with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            if not info.filename.endswith(".npy"):
-                continue
-            place = _stored(path, raw, info) or _unpacked(archive, info)
-            with archive.open(info) as member:
-                name = info.filename[: -len(".npy")]
-                arrays[name] = _read(member, info.file_size, place)
+            if info.filename.endswith(".npy"):
+                arrays[info.filename[: -len(".npy")]] = _read_member(path, archive, info)
     return arrays
 
 
-def _stored(path: Path, raw: IO[bytes], info: zipfile.ZipInfo) -> Callable[[int], _Place] | None:
-    """Where an uncompressed member lies in the archive itself; None for a compressed one."""
-    if info.compress_type != zipfile.ZIP_STORED:
-        return None
-    # the local header: 30 bytes, of which the last four are the lengths of name and extra field
-    raw.seek(info.header_offset + 26)
-    lengths = raw.read(4)
-    start = (
-        info.header_offset
-        + 30
-        + sum(int.from_bytes(lengths[at : at + 2], "little") for at in (0, 2))
-    )
-    return lambda offset: _Place(path, start + offset)
-
-
-def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[int], _Place]:
-    def unpack(offset: int) -> _Place:
-        file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the array mapped from it
-        with archive.open(info) as member:
+def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    with archive.open(info) as member:
+        layout = _layout(member, info.file_size)
+        if layout.small:
+            return layout.read(member)
+        if info.compress_type == zipfile.ZIP_STORED:
+            while member.read(1 << 20):
+                pass  # to the end, where zipfile compares the checksum
+            return layout.map(path, _start(path, info) + layout.start)
+        with tempfile.TemporaryFile() as file:  # its bytes live as long as the map of them
             shutil.copyfileobj(member, file)
-        file.flush()
-        return _Place(file, offset)
-
-    return unpack
+            file.flush()
+            return layout.map(file, 0)
 
 
-def _read(stream: IO[bytes], size: int, place: Callable[[int], _Place]) -> Array:
-    """The array in `stream`, which holds `size` bytes; mapped at `place(start)` if it is large."""
-    shape, fortran, dtype = _header(stream)
-    start = stream.tell()
+def _start(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of an uncompressed member start."""
+    with path.open("rb") as file:
+        # the local header: 30 bytes, of which the last four are the lengths of two fields after it
+        file.seek(info.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return info.header_offset + 30 + int(name) + int(extra)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What the header of an array says, and where it ends."""
+
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    dtype: np.dtype[Any]
+    start: int
+    size: int
+
+    @property
+    def small(self) -> bool:
+        return self.size <= _IN_MEMORY
+
+    def read(self, stream: IO[bytes]) -> Array:
+        return np.frombuffer(stream.read(), self.dtype).reshape(self.shape, order=self.order)
+
+    def map(self, file: Path | IO[bytes], offset: int) -> Array:
+        return np.memmap(
+            file, dtype=self.dtype, mode="r", offset=offset, shape=self.shape, order=self.order
+        )
+
+
+def _layout(stream: IO[bytes], size: int) -> _Layout:
+    """The layout of the array in `stream`, which holds `size` bytes.
+
+    Raises:
+        ValueError: no array, one of Python objects, or one of another size.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise ValueError(f"version {version} of the array format is not known")
     if dtype.hasobject:
         raise ValueError("it holds pickled objects, which are never read")
+    start = stream.tell()
     promised = math.prod(shape) * dtype.itemsize
     if promised != size - start:
         raise ValueError(f"it holds {size - start} bytes where its header says {promised}")
-    order: Any = "F" if fortran else "C"
-    if promised <= _IN_MEMORY:
-        return np.frombuffer(stream.read(), dtype=dtype).reshape(shape, order=order)
-    while stream.read(1 << 20):
-        pass  # to the end, where zipfile compares the checksum
-    where = place(start)
-    return np.memmap(
-        where.file, dtype=dtype, mode="r", offset=where.offset, shape=shape, order=order
-    )
-
-
-def _header(stream: IO[bytes]) -> Header:
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(stream)
-    raise ValueError(f"version {version} of the array format is not known")
+    return _Layout(shape, "F" if fortran else "C", dtype, start, promised)

@@ -15,13 +15,15 @@ from onnxslim_rx.calibration.frontiers import Step
 from onnxslim_rx.calibration.observers import Observer
 from onnxslim_rx.calibration.padding import masks_of
 from onnxslim_rx.calibration.readings import Reading
-from onnxslim_rx.calibration.spool import Spool
+from onnxslim_rx.calibration.spool import FrontierError, Spool
+from onnxslim_rx.errors import InputError
 from onnxslim_rx.progress import Advance
 from onnxslim_rx.runtime import Runner
 
 __all__ = ["run_step"]
 
 Array = npt.NDArray[Any]
+Run = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def run_step(
@@ -36,28 +38,42 @@ def run_step(
 
     Raises:
         InputError: onnxruntime fails, or the activations are not finite.
-        CannotSaveError: a tensor of the frontier is no plain array.
+        FrontierError: a tensor of the frontier is no plain array, or onnxruntime cannot load what
+            lies behind it on its own.
         OSError: the disk is full.
     """
     saved = [_name(value) for value in step.inputs if _name(value) in spool]
     given = [_name(value) for value in step.inputs if _name(value) not in spool]
-    run: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    inputs = [_name(value) for value in model.graph.inputs if not value.is_initializer()]
+    run: Run | None = None
     with contextlib.ExitStack() as stack:
         read = spool.reader(saved, stack)
         write = spool.writer([_name(value) for value in step.saves], stack)
         for number, sample in enumerate(data):
             feeds = read() | {name: sample[name] for name in given}
-            run = run or _runner(model, step, list(observers), feeds)
+            run = run or _loaded(model, step, list(observers), feeds, saved)
             values = dict(sample) | run(feeds)
-            masks = masks_of({name: sample[name] for name in _inputs(model)})
+            masks = masks_of({name: sample[name] for name in inputs})
             for reading, observer in observers.items():
                 observer.see(_found(reading, values), masks, f"calibration sample {number}")
             write(values)
             advance(1)
 
 
-def _inputs(model: ir.Model) -> list[str]:
-    return [_name(value) for value in model.graph.inputs if not value.is_initializer()]
+def _loaded(
+    model: ir.Model,
+    step: Step,
+    readings: Sequence[Reading],
+    feeds: Mapping[str, Any],
+    saved: Sequence[str],
+) -> Run:
+    """As `_runner`; a step that needs more of the model than itself moves its frontier."""
+    try:
+        return _runner(model, step, readings, feeds)
+    except InputError as error:
+        if saved:
+            raise FrontierError(saved) from error
+        raise
 
 
 def _name(value: ir.Value) -> str:
@@ -79,7 +95,7 @@ def _found(reading: Reading, values: Mapping[str, Any]) -> Array:
 
 def _runner(
     model: ir.Model, step: Step, readings: Sequence[Reading], feeds: Mapping[str, Any]
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
+) -> Run:
     """The step as a model of its own; its weights are those of `model`, not copies."""
     made = {value for node in step.nodes for value in node.outputs}
     wanted = [reading.value for reading in readings if reading.output is None]

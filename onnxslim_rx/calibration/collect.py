@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim_rx.analysis import concrete_shapes
 from onnxslim_rx.calibration.blocks import run_step
 from onnxslim_rx.calibration.data import Dataset
 from onnxslim_rx.calibration.frontiers import Step, plan_steps
+from onnxslim_rx.calibration.identity import key_of
 from onnxslim_rx.calibration.observers import memory_of, observer
 from onnxslim_rx.calibration.readings import Reading, readings
-from onnxslim_rx.calibration.spool import CannotSaveError, Spool
+from onnxslim_rx.calibration.spool import FrontierError, Spool
 from onnxslim_rx.calibration.statistics import Statistics, StatisticsWriter
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.ir import digest
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx.progress import task
-from onnxslim_rx.runtime import version
 
 __all__ = ["collect"]
 
-_FORMAT = 1  # of the cached statistics; count up when their meaning changes
+_UNKNOWN = 64  # assumed where a size depends on data
 
 
 def collect(
@@ -64,31 +64,35 @@ def collect(
     """
     if not len(data):
         raise InputError("there are no calibration samples", expected="at least one")
+
+    def measure(folder: Path) -> None:
+        _measure(model, layers, data, memory_bytes, seed, folder)
+
     try:
         if cache is None:
-            owner = tempfile.TemporaryDirectory(prefix="onnxslim-rx-")
-            folder = Path(owner.name)
-            _measure(model, layers, data, memory_bytes, seed, folder)
-            return Statistics(folder, owner)
-        return _cached(model, layers, data, memory_bytes, seed, cache)
+            return _temporary(measure)
+        return _cached(measure, cache / f"statistics-{key_of(model, layers, data, seed)}")
     except OSError as error:
-        place = cache or tempfile.gettempdir()
         raise InputError(
-            f"cannot keep calibration statistics in {place}: {error.strerror or error}",
-            advice="make space there, or choose another folder (the variable TMPDIR names the "
-            "temporary one)",
+            f"cannot keep calibration statistics in {cache or tempfile.gettempdir()}: "
+            f"{error.strerror or error}",
+            advice="make space there; TMPDIR names another folder for temporary files",
         ) from error
 
 
-def _cached(
-    model: ir.Model,
-    layers: Sequence[Layer],
-    data: Dataset,
-    memory_bytes: int,
-    seed: int,
-    cache: Path,
-) -> Statistics:
-    folder = cache / f"statistics-{_key(model, layers, data, seed)}"
+def _temporary(measure: Callable[[Path], None]) -> Statistics:
+    """Statistics whose files are deleted with them."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="onnxslim-rx-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        measure(folder)
+        statistics = Statistics(folder)
+        weakref.finalize(statistics, stack.pop_all().close)
+    return statistics
+
+
+def _cached(measure: Callable[[Path], None], folder: Path) -> Statistics:
+    """Statistics that are in `folder`, or else are put there at once when they are complete."""
     try:
         found = Statistics(folder)
         found.check()
@@ -96,31 +100,14 @@ def _cached(
         pass  # nothing there, or damaged: measured again
     else:
         return found
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="statistics-", dir=cache) as scratch:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder.parent) as scratch:
         fresh = Path(scratch) / "fresh"
         fresh.mkdir()
-        _measure(model, layers, data, memory_bytes, seed, fresh)
+        measure(fresh)
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     return Statistics(folder)
-
-
-def _key(model: ir.Model, layers: Sequence[Layer], data: Dataset, seed: int) -> str:
-    """Hash of all that the statistics depend on."""
-    units = [
-        (layer.name, layer.op, layer.kind, layer.node.name, layer.weight_index,
-         layer.activation_index)
-        for layer in layers
-    ]  # fmt: skip
-    about = [_FORMAT, version(), np.__version__, digest(model), seed, units]
-    total = hashlib.sha256(json.dumps(about).encode())
-    for sample in data:
-        for name in sorted(sample):
-            array = np.ascontiguousarray(sample[name])
-            total.update(f"{name} {array.dtype} {array.shape} ".encode())
-            total.update(array.tobytes() if array.dtype.hasobject else array.data)
-    return total.hexdigest()[:32]
 
 
 def _measure(
@@ -133,14 +120,19 @@ def _measure(
 ) -> None:
     found, reasons = readings(model, layers)
     keys = {reading: str(number) for number, reading in enumerate(dict.fromkeys(found.values()))}
+    size = _sizes(model, data)
+    costs: dict[ir.Value, int] = {}
+    for reading in keys:
+        anchor = _anchor(reading)
+        costs[anchor] = costs.get(anchor, size(anchor)) + memory_of(reading)
     uncuttable: set[str] = set()
     while True:
-        steps = _steps(model, list(keys), memory_bytes, uncuttable)
+        steps = plan_steps(model.graph, costs, memory_bytes, size, uncuttable)
         writer = StatisticsWriter(folder)
         try:
             _run(model, steps, data, keys, writer, seed)
-        except CannotSaveError as error:
-            uncuttable.add(error.name)  # and cut elsewhere
+        except FrontierError as error:
+            uncuttable.update(error.names)
         else:
             break
     writer.finish({name: keys[reading] for name, reading in found.items()}, reasons)
@@ -151,30 +143,29 @@ def _anchor(reading: Reading) -> ir.Value:
     return reading.output or reading.value
 
 
-def _steps(
-    model: ir.Model, found: Sequence[Reading], memory_bytes: int, uncuttable: set[str]
-) -> list[Step]:
-    costs: dict[ir.Value, int] = {}
-    for reading in found:
-        costs[_anchor(reading)] = costs.get(_anchor(reading), 0) + memory_of(reading)
-    return plan_steps(model.graph, costs, memory_bytes, _size, uncuttable)
+def _sizes(model: ir.Model, data: Dataset) -> Callable[[ir.Value], int]:
+    """Estimates the bytes of a tensor when the model runs on its largest sample."""
+    names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    shapes = [
+        {name: sample[name].shape for name in names if isinstance(sample[name], np.ndarray)}
+        for sample in data
+    ]
+    largest = max(shapes, key=lambda sample: sum(map(math.prod, sample.values())))
+    known = concrete_shapes(model, largest)
 
+    def size(value: ir.Value) -> int:
+        shape = known.get(str(value.name)) or (_UNKNOWN,)
+        bytes_each = value.dtype.itemsize if value.dtype is not None else 4
+        return math.ceil(math.prod(_UNKNOWN if d is None else d for d in shape) * bytes_each)
 
-def _size(value: ir.Value) -> int:
-    """Bytes of a tensor where its shape is known; unknown sizes count as 64."""
-    if value.shape is None or value.dtype is None:
-        return 1 << 16
-    total = value.dtype.itemsize
-    for dim in value.shape:
-        total *= dim if isinstance(dim, int) else 64
-    return int(total)
+    return size
 
 
 def _run(
     model: ir.Model,
     steps: Sequence[Step],
     data: Dataset,
-    keys: dict[Reading, str],
+    keys: Mapping[Reading, str],
     writer: StatisticsWriter,
     seed: int,
 ) -> None:
@@ -184,14 +175,14 @@ def _run(
     ):
         spool = Spool(Path(scratch))
         for number, step in enumerate(steps):
-            observers: dict[Reading, Any] = {
+            observers = {
                 reading: observer(reading, seed)
                 for reading in keys
                 if _anchor(reading) in step.measures
             }
             run_step(model, step, data, observers, spool, advance)
-            for reading, seen in observers.items():
-                writer.add(keys[reading], seen)
+            for reading in list(observers):
+                writer.add(keys[reading], observers.pop(reading))
             later = {value for other in steps[number + 1 :] for value in other.inputs}
             for value in {*step.inputs, *step.saves} - later:
                 if str(value.name) in spool:

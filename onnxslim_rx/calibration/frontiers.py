@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 __all__ = ["Step", "plan_steps"]
 
-_MOST_LIVE = 128  # tensors across a frontier: each is an open file
+_MOST_LIVE = 64  # tensors across a frontier: each is an open file
 # outputs differ from run to run, even without inputs
 _RANDOM = {
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
@@ -87,6 +87,7 @@ class _Planner:
             for node, position in self.position.items()
             for value in self.reads[node]
         }
+        self.live_bytes, self.live_count = self._live()
 
     def steps(self) -> list[Step]:
         """The steps, block by block."""
@@ -123,7 +124,7 @@ class _Planner:
         return value.producer() not in self.position
 
     def _varying(self, needed: Iterable[ir.Node]) -> Iterator[ir.Node]:
-        varying: set[ir.Value] = set(self.graph.inputs)
+        varying = {value for value in self.graph.inputs if not value.is_initializer()}
         for node in needed:
             if node.op_type in _RANDOM or not varying.isdisjoint(self.reads[node]):
                 varying.update(node.outputs)
@@ -188,11 +189,10 @@ class _Planner:
                 break
         else:
             return len(nodes) - 1
-        live_bytes, live_count = self._live()
-        allowed = [p for p in range(len(nodes) - 1) if p >= first and live_count[p] <= _MOST_LIVE]
+        allowed = [p for p in range(first, len(nodes) - 1) if self.live_count[p] <= _MOST_LIVE]
         late = [p for p in allowed if (first + last) // 2 <= p <= last]
         if late:
-            return min(late, key=lambda p: (live_bytes[p], live_count[p], -p))
+            return min(late, key=lambda p: (self.live_bytes[p], self.live_count[p], -p))
         before = [p for p in allowed if p <= last]
         after = [p for p in allowed if p > last]
         return before[-1] if before else after[0] if after else len(nodes) - 1

@@ -53,6 +53,8 @@ def _reading(model: ir.Model, layer: Layer) -> Reading | str:
     if dims is None:
         return "the shape of its weight is not known"
     if layer.kind == "embedding":
+        if layer.node.attributes.get_int("axis", 0) != 0:
+            return "it does not read whole rows"
         return Reading("embedding", layer.activation, None, False, dims[0])
     if layer.kind == "linear":
         transposed, width = _orientation(layer, dims)
@@ -65,17 +67,12 @@ def _orientation(layer: Layer, dims: tuple[int, ...]) -> tuple[bool, int]:
 
     With the constant on the left, `Y = W A` is `Y^T = A^T W^T`, so X is `A^T`.
     """
-    flipped = {name: bool(_flag(layer.node, name)) for name in ("transA", "transB")}
+    flipped = {name: bool(layer.node.attributes.get_int(name, 0)) for name in ("transA", "transB")}
     if layer.activation_index == 0:
         columns = dims[-1] if flipped["transB"] else dims[-2:][0]
         return flipped["transA"], columns
     columns = dims[-2:][0] if flipped["transA"] else dims[-1]
     return not flipped["transB"], columns
-
-
-def _flag(node: ir.Node, name: str) -> int:
-    attribute = node.attributes.get(name)
-    return attribute.as_int() if attribute is not None else 0
 
 
 def _dims(value: ir.Value) -> tuple[int, ...] | None:

@@ -10,21 +10,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CannotSaveError", "Spool"]
+__all__ = ["FrontierError", "Spool"]
 
 Array = npt.NDArray[Any]
 
 
-class CannotSaveError(Exception):
-    """A value is no plain array (a sequence, strings), so that no frontier may cross it."""
+class FrontierError(Exception):
+    """The graph must be cut elsewhere.
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+    Args:
+        names: tensors that no frontier may cross.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        super().__init__(", ".join(self.names))
 
 
 class Spool:
-    """Files in `folder`, which its owner deletes."""
+    """Keeps tensors of every sample in `folder`, which its owner deletes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,7 +40,10 @@ class Spool:
     def writer(
         self, names: Iterable[str], stack: contextlib.ExitStack
     ) -> Callable[[dict[str, Any]], None]:
-        """Open a file for each name; the function appends one sample of each."""
+        """Open a file for each name; the function appends one sample of each.
+
+        The function raises `FrontierError` for what is no plain array: sequences, strings.
+        """
         files = {}
         for name in names:
             self._paths[name] = self._folder / f"{len(self._paths)}.frontier"
@@ -47,7 +54,7 @@ class Spool:
                 value = values[name]
                 # extension types such as bfloat16 are of the kind V; numpy forgets their names
                 if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufc":
-                    raise CannotSaveError(name)
+                    raise FrontierError([name])
                 np.save(file, value, allow_pickle=False)
 
         return write

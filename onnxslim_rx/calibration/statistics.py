@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +29,6 @@ class Statistics(Mapping[str, LayerStatistics]):
 
     Args:
         folder: where a `StatisticsWriter` wrote.
-        owner: keeps a temporary `folder` alive, and deletes it in the end.
 
     Attributes:
         reasons: why layers have no statistics, by name.
@@ -39,7 +37,7 @@ class Statistics(Mapping[str, LayerStatistics]):
         OSError, ValueError, KeyError, TypeError: the folder is incomplete or damaged.
     """
 
-    def __init__(self, folder: Path, owner: tempfile.TemporaryDirectory[str] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         self.reasons: Mapping[str, str] = dict(index["reasons"])
         self._layers: dict[str, str] = dict(index["layers"])
@@ -47,7 +45,6 @@ class Statistics(Mapping[str, LayerStatistics]):
             key: index["readings"][key] for key in set(self._layers.values())
         }
         self._folder = folder
-        self._owner = owner
 
     def __getitem__(self, name: str) -> LayerStatistics:
         key = self._layers[name]
