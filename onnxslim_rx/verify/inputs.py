@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import heapq
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ __all__ = ["Dataset", "generate_inputs"]
 Array = npt.NDArray[Any]
 Dataset = list[dict[str, Array]]
 
-_MOST_TRIES = 150
+_MOST_TRIES = 300
 _SHORTEST, _LONGEST = 8, 64  # steps of a sequence whose length is open
 _CHAIN = 8  # steps before a model with state starts afresh
 _ADVICE = "give samples of your own with --calibration"
@@ -137,24 +136,26 @@ class _Source:
         return fallback
 
     def _settings(self) -> Iterator[_Setting]:
-        """Settings from the likeliest on: first no choice, then one, then two are unlikely."""
-        kinds = list(dict.fromkeys(axis.kind for axis in self.axes))
-        tied = [max(len(axis.options) for axis in self.axes if axis.kind == k) for k in kinds]
-        counts = [
-            *tied,
-            *(len(axis.options) for axis in self.axes),
-            *map(len, self.makers.values()),
-        ]
-        for choice in _by_rank([max(1, count) for count in counts]):
-            together = dict(zip(kinds, choice, strict=False))
-            single = choice[len(kinds) : len(kinds) + len(self.axes)]
-            sizes = {
-                axis.key: axis.options[(together[axis.kind] + own) % len(axis.options)]
-                for axis, own in zip(self.axes, single, strict=True)
-                if axis.options
-            }
-            chosen = zip(self.makers.items(), choice[len(kinds) + len(self.axes) :], strict=True)
-            yield _Setting(sizes, {name: options[i] for (name, options), i in chosen})
+        """Settings from the likeliest on: with no, one, two ... unlikely choices.
+
+        Axes of a kind are chosen together, and apart where that does not help.
+        """
+        kinds = dict.fromkeys(axis.kind for axis in self.axes)
+        options = {k: max(len(a.options) for a in self.axes if a.kind == k) for k in kinds}
+        apart = [axis for axis in self.axes if sum(a.kind == axis.kind for a in self.axes) > 1]
+        counts: dict[Hashable, int] = {
+            **{("kind", kind): options[kind] for kind in kinds},
+            **{("maker", name): len(made) for name, made in self.makers.items()},
+            **{("axis", axis.key): len(axis.options) for axis in apart},
+        }
+        for pick in _by_changes(counts):
+            sizes = {}
+            for axis in self.axes:
+                if axis.options:
+                    index = pick["kind", axis.kind] + pick.get(("axis", axis.key), 0)
+                    sizes[axis.key] = axis.options[index % len(axis.options)]
+            chosen = {name: made[pick["maker", name]] for name, made in self.makers.items()}
+            yield _Setting(sizes, chosen)
 
     def _varied(
         self, setting: _Setting, seed: Sequence[int], carried: Mapping[str, Array]
@@ -207,18 +208,12 @@ class _Source:
         )
 
 
-def _by_rank(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """All tuples of indexes below `counts`, by their sum: (0, 0), (0, 1), (1, 0), (0, 2), ..."""
-    first = (0,) * len(counts)
-    heap, seen = [(0, first)], {first}
-    while heap:
-        total, indexes = heapq.heappop(heap)
-        yield indexes
-        for place, count in enumerate(counts):
-            more = (*indexes[:place], indexes[place] + 1, *indexes[place + 1 :])
-            if more[place] < count and more not in seen:
-                seen.add(more)
-                heapq.heappush(heap, (total + 1, more))
+def _by_changes(counts: Mapping[Hashable, int]) -> Iterator[dict[Hashable, int]]:
+    """All choices of an index below each count: all 0 first, then with one that is not 0, ..."""
+    for changes in range(len(counts) + 1):
+        for changed in itertools.combinations(counts, changes):
+            for indexes in itertools.product(*(range(1, counts[key]) for key in changed)):
+                yield {**dict.fromkeys(counts, 0), **dict(zip(changed, indexes, strict=True))}
 
 
 def _mostly_finite(outputs: Mapping[str, Any]) -> bool:
