@@ -133,7 +133,7 @@ def print_profile(console: Console, passes: Sequence[PassRow]) -> None:
             seconds_text(row.cpu_seconds),
             f"{count_text(row.nodes_before)} -> {count_text(row.nodes_after)}",
             row.rewritten,
-            ", ".join(f"{why} ({count})" for why, count in row.skipped.items()),
+            row.remarks,
         )
         for row in passes
     ]

@@ -156,6 +156,7 @@ class PassRow:
         changed: whether it changed the model.
         rewritten: number of places rewritten.
         skipped: reasons of refusal, each with how often it was given.
+        failure: why what the pass did was taken back; empty where it stands.
     """
 
     name: str
@@ -167,6 +168,13 @@ class PassRow:
     changed: bool = False
     rewritten: int = 0
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
+    failure: str = ""
+
+    @property
+    def remarks(self) -> str:
+        """Why the pass left places alone, or all of them, in one clause."""
+        skipped = [f"{why} ({count})" for why, count in self.skipped.items()]
+        return ", ".join([f"taken back: {self.failure}", *skipped] if self.failure else skipped)
 
 
 @dataclasses.dataclass

@@ -1,0 +1,160 @@
+"""Verbs that make something: optimize, simplify, plan."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from onnxslim_rx.cli.outputs import check_outputs, show
+from onnxslim_rx.errors import InputError, OnnxslimError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from onnxslim_rx.plans import Budget, Plan
+    from onnxslim_rx.report import Report
+
+__all__ = ["optimize", "plan", "simplify"]
+
+
+def optimize(args: argparse.Namespace) -> int:
+    """Compress a model within a budget."""
+    _check_budget(args)
+    check_outputs(
+        {
+            "-o": args.output,
+            "--save-plan": args.save_plan,
+            "--json": args.json,
+            "--report": args.report,
+        },
+        {"MODEL": args.model, "--calibration": args.calibration, "--plan": args.plan},
+    )
+    if args.report:
+        from onnxslim_rx.report.html import require_html
+
+        require_html()
+    from onnxslim_rx import api
+
+    try:
+        result = api.optimize(
+            args.model,
+            plan=args.plan,
+            preset=args.preset,
+            verify=None if args.verify == "off" else args.verify,
+            **_search(args),
+        )
+    except OnnxslimError as error:
+        _save_failure(args, error)
+        raise
+    result.save(args.output)
+    if args.save_plan:
+        result.plan.save(args.save_plan)
+    _finish(args, result.report)
+    return 0
+
+
+def simplify(args: argparse.Namespace) -> int:
+    """Clean a model up."""
+    check_outputs({"-o": args.output, "--json": args.json}, {"MODEL": args.model})
+    from onnxslim_rx import api
+
+    result = api.optimize(args.model, preset="safe", progress=not args.quiet)
+    result.save(args.output)
+    _finish(args, result.report)
+    return 0
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Decide what to do to each layer."""
+    _check_budget(args)
+    check_outputs(
+        {"-o": args.save_plan, "--json": args.json},
+        {"MODEL": args.model, "--calibration": args.calibration},
+    )
+    from onnxslim_rx import api
+
+    made = api.plan(args.model, preset=args.preset, **_search(args))
+    if args.save_plan:
+        made.save(args.save_plan)
+    show(args, _plan_table(made), lambda console: _draw_plan(console, made, args.save_plan))
+    return 0
+
+
+def _check_budget(args: argparse.Namespace) -> None:
+    if args.max_drop is not None and args.metric is None:
+        raise InputError("--max-drop needs a metric", advice="add --metric NAME or FILE.py:FUNC")
+
+
+def _search(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments that optimize and plan share."""
+    return {
+        "budget": _budget(args),
+        "calibration": args.calibration,
+        "metric": args.metric,
+        "target": args.target,
+        "seed": args.seed,
+        "skip": args.skip,
+        "only": args.only,
+        "progress": not args.quiet,
+    }
+
+
+def _budget(args: argparse.Namespace) -> Budget | None:
+    """The budget, None where no option asks for one."""
+    from onnxslim_rx.plans import Budget
+
+    limits = {
+        "min_cosine": args.min_cosine,
+        "min_snr_db": args.min_snr,
+        "max_drop": args.max_drop,
+        "max_bytes": args.max_bytes,
+        "max_latency": args.max_latency,
+        "max_flops": args.max_flops,
+    }
+    given = {name: value for name, value in limits.items() if value is not None}
+    return Budget(**given) if given else None
+
+
+def _save_failure(args: argparse.Namespace, error: OnnxslimError) -> None:
+    """Write what was measured although the promise could not be kept; it tells how close it was."""
+    report: Report | None = getattr(error, "report", None)
+    if report is None or not args.json:
+        return
+    report.failure = report.failure or str(error)
+    report.command = args.command
+    show(args, report.to_dict(), lambda console: None)
+
+
+def _finish(args: argparse.Namespace, report: Report) -> None:
+    report.output = args.output
+    report.command = args.command
+    page = getattr(args, "report", None)
+    if page:
+        from onnxslim_rx.ir import write_text
+        from onnxslim_rx.report.html import to_html
+
+        write_text(page, to_html(report))
+
+    def draw(console: Console) -> None:
+        from onnxslim_rx.report.console import print_profile, print_report
+        from onnxslim_rx.report.tables import show_line
+
+        print_report(console, report)
+        if args.profile:
+            console.print()
+            print_profile(console, report.passes)
+        written = [path for path in (args.output, getattr(args, "save_plan", None), page) if path]
+        show_line(console, "wrote " + ", ".join(written))
+
+    show(args, report.to_dict(), draw)
+
+
+def _draw_plan(console: Console, made: Plan, saved: str | None) -> None:
+    from onnxslim_rx.report.views import print_plan
+
+    print_plan(console, made.layers, saved=saved)
+
+
+def _plan_table(made: Plan) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(made).items() if key != "stages"}

@@ -1,0 +1,78 @@
+"""Verbs that measure: inspect, compare, bench."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from typing import TYPE_CHECKING
+
+from onnxslim_rx.cli.outputs import check_outputs, show
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["bench", "compare", "inspect"]
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Show what each layer holds and costs."""
+    check_outputs({"--json": args.json}, {"MODEL": args.model, "--calibration": args.calibration})
+    from onnxslim_rx import api
+
+    with _bars(args):
+        table = api.inspect(args.model, calibration=args.calibration).to_dict()
+
+    def draw(console: Console) -> None:
+        from onnxslim_rx.report.views import print_inspection
+
+        print_inspection(console, table, top=args.top)
+
+    show(args, table, draw)
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Compare the outputs of two models."""
+    inputs = {"A": args.a, "--calibration": args.calibration}
+    check_outputs({"--json": args.json}, {**inputs, "B": args.b})
+    from onnxslim_rx import api
+
+    with _bars(args):
+        table = api.compare(args.a, args.b, inputs=args.calibration).to_dict()
+
+    def draw(console: Console) -> None:
+        from onnxslim_rx.report.views import print_comparison
+
+        print_comparison(console, table)
+
+    show(args, table, draw)
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure models side by side."""
+    models = {f"MODEL {path}": path for path in args.models}
+    check_outputs({"--json": args.json}, {**models, "--calibration": args.calibration})
+    from onnxslim_rx import api
+
+    table = api.bench(
+        args.models,
+        calibration=args.calibration,
+        metric=args.metric,
+        progress=not args.quiet,
+    ).to_dict()
+
+    def draw(console: Console) -> None:
+        from onnxslim_rx.report.views import print_benchmark
+
+        print_benchmark(console, table)
+
+    show(args, table, draw)
+    return 0
+
+
+def _bars(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    from onnxslim_rx.progress import listen
+    from onnxslim_rx.report.listener import progress_listener
+
+    return listen(None if args.quiet else progress_listener())
