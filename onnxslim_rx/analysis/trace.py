@@ -128,8 +128,9 @@ class _Tracer:
         if function is not None:
             return self.call(node, function)
         walk = {"If": self.branch, "Loop": self.loop, "Scan": self.scan}.get(node.op_type)
-        if walk is not None and node.domain == "" and self.opsets.get("", 1) >= 9:
-            return walk(node)  # Scan is laid out otherwise in opset 8
+        old_scan = node.op_type == "Scan" and self.opsets.get("", 1) < 9  # with a batch axis
+        if walk is not None and node.domain == "" and not old_scan:
+            return walk(node)
         if node.op_type != "Constant" or node.domain != "":
             for value, known in zip(node.outputs, self.infer(node), strict=True):
                 self.set(value, known)
