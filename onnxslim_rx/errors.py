@@ -5,7 +5,7 @@ Every message says what was found, what was expected and what to do about it.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = ["BudgetError", "InputError", "OnnxslimError", "PassError", "VerificationError"]
 
@@ -36,9 +36,13 @@ class InputError(OnnxslimError):
 
 
 class BudgetError(OnnxslimError):
-    """No plan, not even leaving every layer as it is, keeps the promise (exit code 1)."""
+    """No plan, not even leaving every layer as it is, keeps the promise (exit code 1).
+
+    `report` is the `report.Report` of the run, which says how far the promise was missed.
+    """
 
     exit_code: ClassVar[int] = 1
+    report: Any = None
 
 
 class VerificationError(OnnxslimError):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["CosineStat", "Level", "Minimize", "Preset", "VerifyMode"]
+__all__ = ["CosineStat", "Level", "Minimize", "Preset", "Verify", "VerifyMode"]
 
 Level = Literal["portable", "ort", "rx"]
 CosineStat = Literal["mean", "p5", "min"]
 Minimize = Literal["latency", "bytes"]
 Preset = Literal["safe", "balanced", "small", "fast"]
 VerifyMode = Literal["end", "each", "off"]
+Verify = Literal["end", "each"] | None

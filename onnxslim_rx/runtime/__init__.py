@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxslim_rx.runtime.compat import least_onnxruntime
 from onnxslim_rx.runtime.environment import environment, version
 from onnxslim_rx.runtime.session import Runner, evaluate, set_default_threads
 from onnxslim_rx.runtime.specs import TensorSpec
@@ -13,6 +14,7 @@ __all__ = [
     "Timing",
     "environment",
     "evaluate",
+    "least_onnxruntime",
     "set_default_threads",
     "time_interleaved",
     "version",

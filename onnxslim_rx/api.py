@@ -1,0 +1,265 @@
+"""The spine: load, clean, analyse, calibrate, plan, rewrite, verify, report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxslim_rx import analysis
+from onnxslim_rx.analysis import Inspection
+from onnxslim_rx.benchmark import Benchmark, measure
+from onnxslim_rx.calibration import Calibration, load_data
+from onnxslim_rx.ir import ModelLike, kind_of, load, save, to_kind
+from onnxslim_rx.manager import PassManager
+from onnxslim_rx.metrics import load_metric
+from onnxslim_rx.optimizer import Optimizer, Outcome
+from onnxslim_rx.pipeline import clean_passes
+from onnxslim_rx.plans import Budget, Plan
+from onnxslim_rx.progress import listen
+from onnxslim_rx.report import Report
+from onnxslim_rx.report.listener import progress_listener
+from onnxslim_rx.runtime import Runner
+from onnxslim_rx.targets import Target
+from onnxslim_rx.verify import Comparison, compare_runs, generate_inputs
+from onnxslim_rx.vocabulary import Preset, Verify
+
+__all__ = ["Result", "bench", "compare", "inspect", "optimize", "plan", "simplify"]
+
+PathLike = str | os.PathLike[str]
+MetricLike = str | Callable[..., float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `optimize` made.
+
+    Args:
+        model: of the same kind as the input (for a path, an `onnx_ir.Model`).
+        plan: what was done to each layer; `optimize(model, plan=...)` does it again.
+        report: everything measured.
+    """
+
+    model: Any
+    plan: Plan
+    report: Report
+    _model: ir.Model = dataclasses.field(repr=False)
+    _source: Path | None = dataclasses.field(default=None, repr=False)
+
+    def save(self, path: PathLike) -> None:
+        """Write the model, completely or not at all; never over the input.
+
+        Raises:
+            InputError: the path cannot be written, or is the input.
+        """
+        save(self._model, path, protect=[self._source] if self._source else [])
+        self.report.output = os.fspath(path)
+
+
+def optimize(
+    model: ModelLike,
+    *,
+    budget: Budget | None = None,
+    calibration: Calibration | None = None,
+    metric: MetricLike | None = None,
+    target: str | Target = "ort-cpu",
+    plan: Plan | PathLike | None = None,
+    preset: Preset | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    cache: PathLike | None = None,
+    verify: Verify = "end",
+    skip: Sequence[str] = (),
+    only: Sequence[str] = (),
+) -> Result:
+    """Make a model as small and fast as the budget allows.
+
+    Args:
+        model: a path, ModelProto, onnx_ir.Model or onnx-graphsurgeon Graph; never changed.
+        budget: what must hold; None: `Budget(min_cosine=0.99)`.
+        calibration: samples of inputs (see `calibration.load_data`); None: made-up ones, which
+            prove less, so that less is risked on them.
+        metric: `metric(run, data) -> float`, higher is better, or a name (see `metrics`).
+        target: device profile, by name or path.
+        plan: carry out this plan instead of searching.
+        preset: "safe" (clean-up alone), "balanced" (the default), "small" (bytes first) or
+            "fast" (latency alone).
+        seed: of everything random.
+        progress: show bars on a terminal.
+        cache: folder for statistics, so that a second run need not measure them again.
+        verify: check clean-up passes at the "end", after "each", or not (None).
+        skip: names of passes to leave out.
+        only: names of passes to use; none: all.
+
+    Returns:
+        The result; nothing is written until `Result.save`.
+
+    Raises:
+        InputError: the model, data, plan or an option cannot be used.
+        BudgetError: no plan keeps the promise.
+    """
+    with _showing(progress):
+        outcome = _optimizer(
+            model, budget, calibration, metric, target, preset, seed, cache, verify, skip, only
+        ).run(_read_plan(plan))
+    return Result(
+        to_kind(outcome.model, kind_of(model)),
+        outcome.plan,
+        outcome.report,
+        outcome.model,
+        _path(model),
+    )
+
+
+def plan(
+    model: ModelLike,
+    *,
+    budget: Budget | None = None,
+    calibration: Calibration | None = None,
+    metric: MetricLike | None = None,
+    target: str | Target = "ort-cpu",
+    preset: Preset | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    cache: PathLike | None = None,
+    skip: Sequence[str] = (),
+    only: Sequence[str] = (),
+) -> Plan:
+    """Decide what `optimize` would do; arguments and errors are the same."""
+    with _showing(progress):
+        outcome: Outcome = _optimizer(
+            model, budget, calibration, metric, target, preset, seed, cache, "end", skip, only
+        ).run(None)
+    return outcome.plan
+
+
+def simplify(model: ModelLike, *, verify: Verify = "end", progress: bool = True) -> ModelLike:
+    """Clean a model up without changing what it computes, up to rounding.
+
+    Args:
+        model: see `optimize`; never changed.
+        verify: compare outputs at the "end", after "each" pass, or not (None).
+        progress: show bars on a terminal.
+
+    Returns:
+        A new model of the same kind; for a path, an `onnx_ir.Model`.
+
+    Raises:
+        InputError: the model cannot be used.
+        VerificationError: a pass changed what the model computes.
+    """
+    with _showing(progress):
+        return PassManager(clean_passes(), verify=verify)(model)
+
+
+def compare(a: ModelLike, b: ModelLike, inputs: Calibration | None = None) -> Comparison:
+    """How close the outputs of `b` are to those of `a`.
+
+    Args:
+        a: the reference.
+        b: the candidate.
+        inputs: samples to run both on; None: made-up ones.
+
+    Raises:
+        InputError: a model or the samples cannot be used.
+    """
+    reference = load(a)
+    runner = Runner(reference)
+    data = load_data(inputs, runner.inputs) if inputs is not None else generate_inputs(reference)
+    return compare_runs(runner, Runner(load(b)), data)
+
+
+def inspect(model: ModelLike, calibration: Calibration | None = None) -> Inspection:
+    """Parameters, multiply-adds and bytes of each layer, and what can be compressed or why not.
+
+    Args:
+        model: see `optimize`.
+        calibration: samples whose shapes stand for the symbolic ones; None: 1 for batches, 128
+            for all other symbolic dimensions.
+
+    Raises:
+        InputError: the model or the samples cannot be used.
+    """
+    loaded = load(model)
+    shapes = None
+    if calibration is not None:
+        runner = Runner(loaded)
+        sample = load_data(calibration, runner.inputs)[0]
+        shapes = {name: tuple(sample[name].shape) for name in runner.inputs}
+    return analysis.inspect_model(loaded, shapes)
+
+
+def bench(
+    models: Sequence[ModelLike],
+    *,
+    calibration: Calibration | None = None,
+    metric: MetricLike | None = None,
+    seconds: float = 2.0,
+    progress: bool = True,
+) -> Benchmark:
+    """Latency, memory, size and metric of models with the same inputs, timed in turns.
+
+    Args:
+        models: at least one; the first is what the others are compared with.
+        calibration: samples to run on; None: made-up ones.
+        metric: see `optimize`.
+        seconds: least time spent on timing, in all.
+        progress: show bars on a terminal.
+
+    Raises:
+        InputError: a model or the samples cannot be used.
+    """
+    with _showing(progress):
+        return measure(
+            models,
+            calibration,
+            load_metric(metric) if metric is not None else None,
+            seconds=seconds,
+        )
+
+
+def _optimizer(
+    model: ModelLike,
+    budget: Budget | None,
+    calibration: Calibration | None,
+    metric: MetricLike | None,
+    target: str | Target,
+    preset: Preset | None,
+    seed: int,
+    cache: PathLike | None,
+    verify: Verify,
+    skip: Sequence[str],
+    only: Sequence[str],
+) -> Optimizer:
+    return Optimizer(
+        model,
+        budget=budget,
+        calibration=calibration,
+        metric=metric,
+        target=target,
+        preset=preset,
+        seed=seed,
+        cache=None if cache is None else Path(cache),
+        verify=verify,
+        skip=tuple(skip),
+        only=tuple(only),
+    )
+
+
+def _read_plan(plan: Plan | PathLike | None) -> Plan | None:
+    return plan if plan is None or isinstance(plan, Plan) else Plan.load(plan)
+
+
+def _path(model: ModelLike) -> Path | None:
+    return Path(model) if isinstance(model, (str, os.PathLike)) else None
+
+
+@contextlib.contextmanager
+def _showing(progress: bool) -> Iterator[None]:
+    with listen(progress_listener() if progress else None):
+        yield

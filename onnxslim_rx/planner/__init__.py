@@ -1,0 +1,26 @@
+"""The planner: from measured errors and costs to one choice per layer that keeps the promise."""
+
+from __future__ import annotations
+
+from onnxslim_rx.planner.judge import Judge, Verdict
+from onnxslim_rx.planner.latency import measure_latencies
+from onnxslim_rx.planner.limits import CostLimits
+from onnxslim_rx.planner.make import Outcome, Problem, Trial, apply_plan, solve
+from onnxslim_rx.planner.options import Choice, Unit, find_units
+from onnxslim_rx.planner.sensitivity import measure_damages
+
+__all__ = [
+    "Choice",
+    "CostLimits",
+    "Judge",
+    "Outcome",
+    "Problem",
+    "Trial",
+    "Unit",
+    "Verdict",
+    "apply_plan",
+    "find_units",
+    "measure_damages",
+    "measure_latencies",
+    "solve",
+]

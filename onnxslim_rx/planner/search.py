@@ -1,0 +1,60 @@
+"""Climb the ladder of plans as far as the promise holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from onnxslim_rx.planner.ladder import Ladder
+
+__all__ = ["climb", "descent"]
+
+_TRIALS = 8
+# The part of the allowed damage that a plan is aimed at: predictions are not exact.
+_AIM = 0.9
+# A rung that lowers the cost by less than this share is not worth another trial.
+_WORTH = 0.005
+
+
+def climb(
+    ladder: Ladder, allowed: float, trial: Callable[[int], tuple[bool, float]]
+) -> tuple[int, list[int]]:
+    """The highest rung found to pass, by a bisection that predictions guide.
+
+    Quality is taken to fall from rung to rung. Each trial says how far the prediction was off;
+    the next rung is the one that the corrected prediction allows.
+
+    Args:
+        ladder: the plans.
+        allowed: damage that the budget allows; infinite where predictions say nothing about it.
+        trial: measures a rung; gives whether it passes and its measured damage.
+
+    Returns:
+        The rung, 0 where none above it passes, and all rungs tried in order.
+    """
+    low, high = 0, len(ladder) + 1
+    tried: list[int] = []
+    rung = ladder.highest(allowed * _AIM) if math.isfinite(allowed) else len(ladder)
+    while high - low > 1 and len(tried) < _TRIALS:
+        rung = min(max(rung, low + 1), high - 1)
+        if tried and low and ladder.cost(low) - ladder.cost(high - 1) < _WORTH * ladder.cost(0):
+            break
+        passed, damage = trial(rung)
+        tried.append(rung)
+        low, high = (rung, high) if passed else (low, rung)
+        predicted = ladder.damage(rung)
+        middle = ladder.highest((ladder.damage(low) + ladder.damage(high - 1)) / 2)
+        rung = middle
+        if math.isfinite(allowed) and damage > 0 and predicted > 0:
+            corrected = ladder.highest(_AIM * allowed * predicted / damage)
+            # a corrected prediction that points outside the bracket has nothing more to say
+            rung = corrected if low < corrected < high else middle
+    return low, tried
+
+
+def descent(ladder: Ladder, rung: int) -> list[int]:
+    """Where to walk from a rung that was not confirmed: ever milder plans, at last none at all."""
+    top = ladder.damage(rung)
+    shares = (0.8, 0.6, 0.4, 0.2, 0.1, 0.03, 0.0)
+    lower = [ladder.highest(share * top) for share in shares]
+    return [r for r in dict.fromkeys([rung, *lower]) if r <= rung] + ([0] if 0 not in lower else [])
