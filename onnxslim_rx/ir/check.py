@@ -11,13 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
-from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir.invalid import invalid
 from onnxslim_rx.ir.names import Body, bodies, check_names
 from onnxslim_rx.ir.operators import check_operator, plain_domain
 
 __all__ = ["check_structure"]
-
-EXPORT_ANEW = "export the model anew"
 
 FunctionId = tuple[str, str, str]
 
@@ -32,11 +30,11 @@ def check_structure(model: onnx.ModelProto) -> bool:
         InputError: the model is not valid, or holds what cannot be kept (see `_refuse_unheld`).
     """
     if not model.HasField("graph"):
-        raise InputError("the model has no graph", expected="an ONNX model", advice=EXPORT_ANEW)
+        raise invalid("the model has no graph", expected="an ONNX model")
     _refuse_unheld(model)
     functions = {_identifier(function): function for function in model.functions}
     if len(functions) != len(model.functions):
-        raise InputError("the model defines a function twice", advice=EXPORT_ANEW)
+        raise invalid("the model defines a function twice")
     _check_recursion(functions)
     _check_ir_version(model)
     is_sorted = True
@@ -56,7 +54,7 @@ def check_structure(model: onnx.ModelProto) -> bool:
 
 def _check_ir_version(model: onnx.ModelProto) -> None:
     if not 1 <= model.ir_version <= onnx.IR_VERSION:
-        raise InputError(
+        raise invalid(
             f"the model has IR version {model.ir_version}",
             expected=f"1 to {onnx.IR_VERSION}, which onnx {onnx.__version__} knows",
             advice="update onnx, or export the model for an older version",
@@ -71,22 +69,20 @@ def _imports(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
         domain, version = plain_domain(entry.domain), entry.version
         newest = known.get(domain, version)
         if not 1 <= version <= newest:
-            raise InputError(
+            raise invalid(
                 f"the model uses opset {version} of {domain or 'ai.onnx'}",
                 expected=f"1 to {newest}, which onnx {onnx.__version__} knows",
                 advice="update onnx, or export the model for an older opset",
             )
         if imports.setdefault(domain, version) != version:
-            raise InputError(
+            raise invalid(
                 f"the model uses opsets {imports[domain]} and {version} of {domain or 'ai.onnx'}",
                 expected="one version of each domain",
-                advice=EXPORT_ANEW,
             )
     if not imports:
-        raise InputError(
+        raise invalid(
             "the model does not state its opset",
             expected="an opset import, such as ai.onnx 17",
-            advice=EXPORT_ANEW,
         )
     return imports
 
@@ -100,7 +96,7 @@ def _known_versions() -> dict[str, int]:
 def _refuse_unheld(model: onnx.ModelProto) -> None:
     """Refuse what onnx_ir would silently drop; losing it would change the model."""
     if model.training_info:
-        raise InputError(
+        raise invalid(
             "the model has training information",
             expected="a model for inference",
             advice="export it for inference",
@@ -131,8 +127,7 @@ def _check_recursion(functions: Mapping[FunctionId, onnx.FunctionProto]) -> None
         for name in leaves:
             del calls[name]
     if calls:
-        raise InputError(
+        raise invalid(
             f"functions of the model call themselves: {', '.join(name for _, name, _ in calls)}",
             expected="no recursion, which ONNX does not allow",
-            advice=EXPORT_ANEW,
         )

@@ -36,8 +36,8 @@ def read_proto(path: Path) -> onnx.ModelProto:
     Raises:
         InputError: there is no such file, or it holds no protobuf of a model.
     """
-    if not path.exists():
-        raise InputError(f"there is no file {path}", advice="check the path of the model")
+    if "\0" in str(path) or not path.exists():
+        raise InputError(f"there is no file {str(path)!r}", advice="check the path of the model")
     if not path.is_file():
         raise InputError(f"{path} is not a file", expected="the path of an ONNX file")
     size = path.stat().st_size

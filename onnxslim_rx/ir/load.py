@@ -14,6 +14,7 @@ from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir.check import check_structure
 from onnxslim_rx.ir.files import read_proto
 from onnxslim_rx.ir.held import keep_types, take_types
+from onnxslim_rx.ir.invalid import DAMAGED, invalid
 from onnxslim_rx.ir.kinds import ModelLike, graphsurgeon, kind_of
 from onnxslim_rx.ir.mapped import Bytes, MappedTensor, map_file
 from onnxslim_rx.ir.serial import skeleton
@@ -57,13 +58,16 @@ def _one_line(origin: str) -> Iterator[None]:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"cannot read {origin}: {error.strerror or error}") from error
+        raise InputError(
+            f"cannot read {origin}: {error.strerror or error}",
+            expected="a file that you may read",
+        ) from error
     except Exception as error:  # parsers of damaged files raise about anything
         cause: BaseException = error
         while cause.__cause__ is not None:  # onnx_ir wraps an error once for each level
             cause = cause.__cause__
         reason = f"{type(cause).__name__}: {cause}"[:200]
-        raise InputError(f"{origin} is not a valid ONNX model: {reason}") from error
+        raise InputError(f"{origin} is not a valid ONNX model: {reason}", advice=DAMAGED) from error
 
 
 def _from_path(path: Path) -> onnx_ir.Model:
@@ -130,8 +134,7 @@ def _sort(model: onnx_ir.Model) -> None:
         for function in model.functions.values():
             function.sort()
     except ValueError as error:
-        raise InputError(
+        raise invalid(
             "the nodes of the graph form a cycle",
             expected="every node to depend on earlier ones only",
-            advice="export the model anew",
         ) from error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import onnx
 
-from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir.invalid import invalid
 from onnxslim_rx.ir.operators import describe
 
 __all__ = ["Body", "Visit", "bodies", "check_names"]
@@ -53,7 +53,7 @@ def _check(body: Body, visit: Visit, outer: Sequence[set[str]], used: set[str]) 
             is_sorted &= _check(inner, visit, [*outer, own], needed)
         for name in needed - own:
             if not any(name in names for names in outer):
-                raise InputError(
+                raise invalid(
                     f"{describe(node)} uses the value {name!r}, which nothing makes",
                     expected="an input, an initializer or the output of a node",
                 )
@@ -62,7 +62,7 @@ def _check(body: Body, visit: Visit, outer: Sequence[set[str]], used: set[str]) 
         used |= needed - own
     for name in _names(body.output):
         if name not in own:
-            raise InputError(
+            raise invalid(
                 f"{where} has the output {name!r}, which nothing in it makes",
                 expected="the output of a node",
             )
@@ -81,9 +81,9 @@ def _entering(body: Body, where: str) -> set[str]:
     )
     for what, names in (("input", inputs), ("initializer", initializers)):
         if not all(names):
-            raise InputError(f"{where} has an {what} without a name")
+            raise invalid(f"{where} has an {what} without a name")
         if twice := _twice(names):
-            raise InputError(f"{where} defines the {what} {twice!r} twice")
+            raise invalid(f"{where} defines the {what} {twice!r} twice")
     return {*inputs, *initializers}
 
 
@@ -91,7 +91,7 @@ def _defined(body: Body, entering: set[str], where: str) -> set[str]:
     """All names that a graph defines itself."""
     outputs = [name for node in body.node for name in node.output if name]
     if twice := _twice([*outputs, *entering]):
-        raise InputError(
+        raise invalid(
             f"{where} defines the value {twice!r} twice", expected="each value to be made once"
         )
     return {*outputs, *entering}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import onnx
 
-from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir.invalid import invalid
 
 __all__ = ["ONNX_DOMAINS", "check_operator", "describe", "plain_domain"]
 
@@ -43,8 +43,9 @@ def plain_domain(domain: str) -> str:
 
 def describe(node: onnx.NodeProto) -> str:
     """How messages name a node: by its name, or else by its first output."""
-    name = node.name or next((f"that makes {output}" for output in node.output if output), "")
-    return f"node {name!r} ({node.op_type})"
+    if node.name:
+        return f"node {node.name!r} ({node.op_type})"
+    return f"the {node.op_type} that makes {next(filter(None, node.output), 'nothing')!r}"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -68,11 +69,10 @@ def check_operator(node: onnx.NodeProto, opset_imports: Mapping[str, int]) -> No
     if domain not in ONNX_DOMAINS:
         return
     if domain not in opset_imports:
-        raise InputError(
+        raise invalid(
             f"{describe(node)} belongs to {domain or 'ai.onnx'}, whose version the model does not "
             "state",
             expected="an opset import of this domain",
-            advice="export the model anew",
         )
     version = opset_imports[domain]
     schema = _schema(node.op_type, version, domain)
@@ -80,8 +80,8 @@ def check_operator(node: onnx.NodeProto, opset_imports: Mapping[str, int]) -> No
         return
     if schema is None or schema.deprecated:
         what = "is unknown" if schema is None else "was withdrawn"
-        raise InputError(
-            f"the operator of {describe(node)} {what} in opset {version} of {domain or 'ai.onnx'}",
+        raise invalid(
+            f"{describe(node)}: the operator {what} in opset {version} of {domain or 'ai.onnx'}",
             advice="check the name, or give the operator its own domain if it is a custom one",
         )
     _check_arity(node, schema)
@@ -95,28 +95,28 @@ def _check_arity(node: onnx.NodeProto, schema: Schema) -> None:
     ):
         if not least <= found <= most:
             expected = str(least) if least == most else f"{least} to {most}"
-            raise InputError(f"{describe(node)} has {found} {what}", expected=expected)
+            raise invalid(f"{describe(node)} has {found} {what}", expected=expected)
     for name, formal in zip(node.input, schema.inputs, strict=False):
         if not name and formal.option == Schema.FormalParameterOption.Single:
-            raise InputError(f"{describe(node)} lacks its input {formal.name!r}")
+            raise invalid(f"{describe(node)} lacks its input {formal.name!r}")
 
 
 def _check_attributes(node: onnx.NodeProto, schema: Schema) -> None:
     given = {attribute.name: attribute for attribute in node.attribute}
     if len(given) != len(node.attribute):
-        raise InputError(f"{describe(node)} has an attribute twice")
+        raise invalid(f"{describe(node)} has an attribute twice")
     for name, formal in schema.attributes.items():
         if formal.required and name not in given:
-            raise InputError(f"{describe(node)} lacks the attribute {name!r}")
+            raise invalid(f"{describe(node)} lacks the attribute {name!r}")
     for name, attribute in given.items():
         if name not in schema.attributes:
-            raise InputError(
+            raise invalid(
                 f"{describe(node)} has an attribute {name!r}",
                 expected="one of " + ", ".join(sorted(schema.attributes)),
             )
         found = onnx.AttributeProto.AttributeType.Name(attribute.type)
         expected = schema.attributes[name].type.name  # type: ignore[attr-defined]  # not in its stubs
         if found != expected:
-            raise InputError(
+            raise invalid(
                 f"{describe(node)} has the attribute {name!r} of type {found}", expected=expected
             )

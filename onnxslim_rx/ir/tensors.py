@@ -11,10 +11,9 @@ import onnx
 import onnx_ir
 
 from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir.invalid import DAMAGED
 
 __all__ = ["check_tensors", "find_data", "tensor_protos"]
-
-DAMAGED = "the file is damaged or was written by a broken tool: get it again or export it anew"
 
 # where TensorProto holds values that are not raw bytes; "int32_data" for all other types
 _FIELDS = {
@@ -94,7 +93,9 @@ def _data_bytes(tensor: onnx.TensorProto) -> int:
             advice=DAMAGED,
         )
     elements = int(math.prod(tensor.dims))
-    return elements if dtype == onnx_ir.DataType.STRING else -(-elements * dtype.bitwidth // 8)
+    if dtype == onnx_ir.DataType.STRING:
+        return elements
+    return -(-elements * dtype.bitwidth // 8)
 
 
 def _check_inside(tensor: onnx.TensorProto, size: int) -> None:
@@ -115,11 +116,10 @@ def _check_inside(tensor: onnx.TensorProto, size: int) -> None:
 
 def _entries(dtype: onnx_ir.DataType, tensor: onnx.TensorProto, size: int) -> int:
     """How many entries the typed field (`float_data` and so on) must have."""
+    if dtype.name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"):
+        return size  # packed into bytes even there, one byte an entry
     elements = int(math.prod(tensor.dims))
-    if dtype in (onnx_ir.DataType.COMPLEX64, onnx_ir.DataType.COMPLEX128):
-        return 2 * elements
-    # types of 4 and 2 bits are packed into bytes even there, one byte an entry
-    return size if dtype.bitwidth in (2, 4) else elements
+    return 2 * elements if dtype.name.startswith("COMPLEX") else elements
 
 
 def _check_external(tensor: onnx.TensorProto, size: int, path: Path, sizes: dict[str, int]) -> None:
