@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,14 +13,12 @@ import numpy.typing as npt
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.progress import task
 from onnxslim_rx.verify.measures import Difference, failed, is_float, measure
-from onnxslim_rx.verify.parts import flatten, without_padding
+from onnxslim_rx.verify.parts import Run, flatten, without_extras, without_padding
 from onnxslim_rx.vocabulary import CosineStat
 
-__all__ = ["Comparison", "OutputError", "Run", "compare_runs"]
+__all__ = ["Comparison", "OutputError", "compare_runs"]
 
 Array = npt.NDArray[Any]
-Run = Callable[[Mapping[str, Array]], Mapping[str, Any]]
-"""Maps the inputs of one sample to outputs, both by name; a `runtime.Runner` is one."""
 OutputKind = Literal["float", "integer", "other"]
 
 _STATISTICS: tuple[CosineStat, ...] = ("mean", "p5", "min")
@@ -205,6 +203,7 @@ def compare_runs(
     """
     if not len(data):
         raise InputError("there is no sample to compare on", expected="at least one")
+    reference, candidate = without_extras(reference), without_extras(candidate)
     found: dict[str, _Collected] = {}
     with task("compare", total=len(data)) as advance:
         for index, sample in enumerate(data):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["flatten", "without_padding"]
+from onnxslim_rx.runtime import Runner
+
+__all__ = ["Run", "flatten", "without_extras", "without_padding"]
 
 Array = npt.NDArray[Any]
+Run = Callable[[Mapping[str, Array]], Mapping[str, Any]]
+"""Maps the inputs of one sample to outputs, both by name; a `runtime.Runner` is one."""
 
 
 def flatten(name: str, value: Any) -> Iterator[tuple[str, Array]]:
@@ -51,3 +55,11 @@ def without_padding(array: Array, sample: Mapping[str, Array]) -> Array:
         if fits and np.isin(mask, (0, 1)).all() and mask.any():
             return np.asarray(array[mask.astype(bool)])
     return array
+
+
+def without_extras(run: Run) -> Run:
+    """`run`, but a `Runner` gets only its own inputs: samples may carry labels, too."""
+    if not isinstance(run, Runner):
+        return run
+    runner = run
+    return lambda sample: runner({name: sample[name] for name in runner.inputs if name in sample})
