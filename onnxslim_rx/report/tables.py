@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from rich import box
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
@@ -85,12 +85,12 @@ def show_table(
     for index, width in widths.items():
         left = columns[index] in words
         justify: JustifyMethod = "left" if left else "right"
-        table.add_column(Text(columns[index]), justify=justify, no_wrap=True, width=width)
+        table.add_column(
+            Text(columns[index]), justify=justify, no_wrap=True, overflow="crop", width=width
+        )
     dots = "\u2026" if console.encoding.startswith("utf") else "..."
     for row in texts:
-        cells = [
-            _cut_middle(row[i], width, dots) if i == 0 else row[i] for i, width in widths.items()
-        ]
+        cells = [_cut(row[index], width, dots, index == 0) for index, width in widths.items()]
         table.add_row(*map(Text, cells))
     if title:
         show_line(console, title, "bold")
@@ -129,9 +129,12 @@ def _fit(
         del widths[may_go.pop()]
 
 
-def _cut_middle(text: str, width: int, dots: str) -> str:
-    """Layer names begin alike and end alike; what tells them apart is at both ends."""
-    if cell_len(text) <= width or width <= len(dots):
+def _cut(text: str, width: int, dots: str, in_the_middle: bool) -> str:
+    """`text` in at most `width` columns; names of layers begin and end alike, so keep both."""
+    if cell_len(text) <= width:
         return text
-    tail = (width - len(dots)) * 2 // 3
-    return text[: width - len(dots) - tail] + dots + text[len(text) - tail :]
+    room = max(width - len(dots), 0)
+    tail = text[len(text) - room * 2 // 3 :] if in_the_middle else ""
+    if cell_len(tail) > room:  # characters of two columns
+        tail = ""
+    return str(set_cell_size(text, room - cell_len(tail))).rstrip() + dots[:width] + tail
