@@ -14,6 +14,7 @@ import onnx
 from onnxslim_rx.ir.invalid import invalid
 from onnxslim_rx.ir.names import Body, bodies, check_names
 from onnxslim_rx.ir.operators import check_operator, plain_domain
+from onnxslim_rx.ir.text import check_text
 
 __all__ = ["check_structure"]
 
@@ -31,6 +32,7 @@ def check_structure(model: onnx.ModelProto) -> bool:
     """
     if not model.HasField("graph"):
         raise invalid("the model has no graph", expected="an ONNX model")
+    check_text(model)
     _refuse_unheld(model)
     functions = {_identifier(function): function for function in model.functions}
     if len(functions) != len(model.functions):
