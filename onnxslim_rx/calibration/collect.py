@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim_rx.analysis import concrete_shapes
+from onnxslim_rx.analysis import Shape, concrete_shapes
 from onnxslim_rx.calibration.blocks import run_step
 from onnxslim_rx.calibration.data import Dataset
 from onnxslim_rx.calibration.frontiers import Step, plan_steps
@@ -96,7 +97,7 @@ def _cached(measure: Callable[[Path], None], folder: Path) -> Statistics:
     try:
         found = Statistics(folder)
         found.check()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         pass  # nothing there, or damaged: measured again
     else:
         return found
@@ -118,9 +119,10 @@ def _measure(
     seed: int,
     folder: Path,
 ) -> None:
-    found, reasons = readings(model, layers)
+    shapes = _shapes(model, data)
+    found, reasons = readings(model, layers, shapes)
     keys = {reading: str(number) for number, reading in enumerate(dict.fromkeys(found.values()))}
-    size = _sizes(model, data)
+    size = functools.partial(_size, shapes)
     costs: dict[ir.Value, int] = {}
     for reading in keys:
         anchor = _anchor(reading)
@@ -143,22 +145,23 @@ def _anchor(reading: Reading) -> ir.Value:
     return reading.output or reading.value
 
 
-def _sizes(model: ir.Model, data: Dataset) -> Callable[[ir.Value], int]:
-    """Estimates the bytes of a tensor when the model runs on its largest sample."""
+def _shapes(model: ir.Model, data: Dataset) -> Mapping[str, Shape | None]:
+    """Shapes of all values by name when the model runs on its largest sample."""
     names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
     shapes = [
         {name: sample[name].shape for name in names if isinstance(sample[name], np.ndarray)}
         for sample in data
     ]
-    largest = max(shapes, key=lambda sample: sum(map(math.prod, sample.values())))
-    known = concrete_shapes(model, largest)
+    return concrete_shapes(
+        model, max(shapes, key=lambda sample: sum(map(math.prod, sample.values())))
+    )
 
-    def size(value: ir.Value) -> int:
-        shape = known.get(str(value.name)) or (_UNKNOWN,)
-        bytes_each = value.dtype.itemsize if value.dtype is not None else 4
-        return math.ceil(math.prod(_UNKNOWN if d is None else d for d in shape) * bytes_each)
 
-    return size
+def _size(shapes: Mapping[str, Shape | None], value: ir.Value) -> int:
+    """Estimates the bytes of a tensor."""
+    shape = shapes.get(str(value.name)) or (_UNKNOWN,)
+    bytes_each = value.dtype.itemsize if value.dtype is not None else 4
+    return math.ceil(math.prod(_UNKNOWN if d is None else d for d in shape) * bytes_each)
 
 
 def _run(

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from onnxslim_rx.calibration.feeds import conform
 from onnxslim_rx.calibration.stacks import unstack
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import ModelLike, load
+from onnxslim_rx.progress import task
 from onnxslim_rx.runtime import Runner, TensorSpec
 
 __all__ = [
@@ -73,12 +74,21 @@ class Source:
         return self if model is None else load_data(self, Runner(load(model)).inputs)
 
 
+class Indexed(Protocol):
+    """What has numbered samples: a list, or a data set of another library."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Mapping[str, Any]: ...
+
+
 Calibration = (
     str
     | os.PathLike[str]
     | Source
     | Mapping[str, Any]
     | Iterable[Mapping[str, Any]]
+    | Indexed
     | Callable[[], Mapping[str, Any] | None]
 )
 """Whatever `load_data` reads."""
@@ -142,8 +152,9 @@ def load_data(calibration: Calibration | None, inputs: Inputs) -> Dataset:
         raise InputError(
             "the calibration data is empty", expected="at least one sample, better 128 or more"
         )
-    for _ in samples:
-        pass  # every sample is made, and so checked, once
+    with task("read calibration data", len(samples)) as advance:
+        for _ in samples:  # every sample is made, and so checked, once
+            advance(1)
     return samples
 
 

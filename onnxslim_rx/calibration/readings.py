@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
+from onnxslim_rx.analysis import Shape
 from onnxslim_rx.passbase import Layer
 
 __all__ = ["Reading", "readings"]
@@ -31,12 +32,20 @@ class Reading:
     size: int
 
 
-def readings(model: ir.Model, layers: Iterable[Layer]) -> tuple[dict[str, Reading], dict[str, str]]:
-    """The reading of each layer by name, and the reasons of layers that have none."""
+def readings(
+    model: ir.Model, layers: Iterable[Layer], shapes: Mapping[str, Shape | None]
+) -> tuple[dict[str, Reading], dict[str, str]]:
+    """The reading of each layer by name, and the reasons of layers that have none.
+
+    Args:
+        model: the model.
+        layers: units of `model`.
+        shapes: what is known of the shapes of its values, by name.
+    """
     found: dict[str, Reading] = {}
     reasons: dict[str, str] = {}
     for layer in layers:
-        reading = _reading(model, layer)
+        reading = _reading(model, layer, shapes)
         if isinstance(reading, str):
             reasons[layer.name] = reading
         else:
@@ -44,13 +53,13 @@ def readings(model: ir.Model, layers: Iterable[Layer]) -> tuple[dict[str, Readin
     return found, reasons
 
 
-def _reading(model: ir.Model, layer: Layer) -> Reading | str:
+def _reading(model: ir.Model, layer: Layer, shapes: Mapping[str, Shape | None]) -> Reading | str:
     if layer.node.graph is not model.graph:
         return "it lies in a function or in the body of an If, Loop or Scan"
     if layer.kind == "conv":
         return Reading("conv", layer.activation, layer.output, False, 0)
-    dims = _dims(layer.weight)
-    if dims is None:
+    dims = _dims(layer.weight, shapes)
+    if not dims:
         return "the shape of its weight is not known"
     if layer.kind == "embedding":
         if layer.node.attributes.get_int("axis", 0) != 0:
@@ -75,10 +84,10 @@ def _orientation(layer: Layer, dims: tuple[int, ...]) -> tuple[bool, int]:
     return not flipped["transB"], columns
 
 
-def _dims(value: ir.Value) -> tuple[int, ...] | None:
-    """The fixed, non-scalar shape of a weight, or None."""
-    shape = value.const_value.shape if value.const_value is not None else value.shape
-    if shape is None:
-        return None
-    dims = tuple(dim for dim in shape if isinstance(dim, int))
-    return dims if dims and len(dims) == len(shape) else None
+def _dims(weight: ir.Value, shapes: Mapping[str, Shape | None]) -> tuple[int, ...]:
+    """The shape of a weight, also of one that is computed from others; empty if not known."""
+    if weight.const_value is not None:
+        return tuple(weight.const_value.shape.numpy())
+    shape = shapes.get(str(weight.name)) or ()
+    dims = tuple(dim for dim in shape if dim is not None)
+    return dims if len(dims) == len(shape) else ()

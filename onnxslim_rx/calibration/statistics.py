@@ -17,7 +17,7 @@ from onnxslim_rx.passbase import LayerStatistics
 __all__ = ["Statistics", "StatisticsWriter"]
 
 Array = npt.NDArray[Any]
-_INDEX = "index.json"
+_INDEX = "index"  # a checksum and JSON
 _ARRAYS = ("gram", "counts", "sample")
 
 
@@ -34,11 +34,14 @@ class Statistics(Mapping[str, LayerStatistics]):
         reasons: why layers have no statistics, by name.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: the folder is incomplete or damaged.
+        OSError, ValueError: the folder is incomplete or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        checksum, text = (folder / _INDEX).read_text(encoding="utf-8").split(maxsplit=1)
+        if int(checksum) != zlib.crc32(text.encode()):
+            raise ValueError(f"{_INDEX} is damaged")
+        index = json.loads(text)
         self.reasons: Mapping[str, str] = dict(index["reasons"])
         self._layers: dict[str, str] = dict(index["layers"])
         self._readings: dict[str, dict[str, Any]] = {
@@ -102,7 +105,9 @@ class StatisticsWriter:
     def finish(self, layers: Mapping[str, str], reasons: Mapping[str, str]) -> None:
         """Write the index: the key of each layer by name, and the reasons of those without."""
         index = {"layers": layers, "reasons": reasons, "readings": self._readings}
-        (self._folder / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+        text = json.dumps(index)
+        checked = f"{zlib.crc32(text.encode())} {text}"
+        (self._folder / _INDEX).write_text(checked, encoding="utf-8")
 
 
 def _checksum(path: Path) -> int:
