@@ -159,9 +159,6 @@ def evaluate(
         array = feeds[str(value.name)]
         value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
         value.shape = ir.Shape(array.shape)
-    for node in graph:
-        for value in node.outputs:
-            value.shape = None  # what the whole model says need not hold for these feeds
     runner = Runner(ir.Model(graph, ir_version=_IR_VERSION), optimize=False)
     return runner({name: feeds[name] for name in runner.inputs})
 
