@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.report import BeforeAfter, LayerRow, Report, Rung
+from onnxslim_rx.report import BeforeAfter, Latency, LayerRow, Report, Rung
 
 pytest.importorskip("jinja2", reason="the extra [report] is not installed")
 pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
 
 from onnxslim_rx.report.html import to_html
 from onnxslim_rx.report.plots import ladder_plot, layers_plot
+from onnxslim_rx.report.verdict import full_ladder
 
 GOLDEN = Path(__file__).parent / "data" / "report_v1.json"
 HOSTILE = "</td></table><script>document.title='owned'</script><img src=x onerror=alert(1)>'\"&$x_$"
@@ -140,8 +141,18 @@ def test_ladders_of_any_cosine_can_be_drawn(cosines):
     report.ladder = [Rung(str(n), 100 - n, None, c) for n, c in enumerate(cosines)]
     report.budget = {"min_cosine": 1.0}
     assert "<svg" in ladder_plot(report)
-    report.ladder[1].cosine = None
+    report.ladder = []
     assert ladder_plot(report) == ""
+
+
+def test_the_ladder_starts_at_the_original_and_ends_at_what_was_measured():
+    report = bare_report()
+    report.latency_ms = Latency(2.0, 1.5, 0.75)
+    report.ladder = [Rung("int8", 5, None, 0.99, chosen=True), Rung("rank", 4, None, 0.9)]
+    first, chosen, missed = full_ladder(report)
+    assert (first.bytes, first.latency_ms, first.cosine) == (10, 2.0, 1.0)
+    assert (chosen.latency_ms, missed.latency_ms) == (1.5, None)
+    assert report.ladder[0].latency_ms is None
 
 
 def test_layers_of_size_zero_and_unknown_size_can_be_drawn():

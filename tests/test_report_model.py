@@ -80,6 +80,13 @@ def test_wrong_keys_and_types_are_refused(path, value, message):
         Report.from_dict(table)
 
 
+def test_whole_numbers_may_have_a_point():
+    table = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    table["bytes"]["after"], table["seed"] = 4736.0, 3.0
+    report = Report.from_dict(table)
+    assert (repr(report.bytes.after), repr(report.seed)) == ("4736", "3")
+
+
 def test_missing_keys_are_named():
     table = json.loads(GOLDEN.read_text(encoding="utf-8"))
     del table["bytes"], table["nodes"]

@@ -142,7 +142,6 @@ def _finish(args: argparse.Namespace, report: Report) -> None:
 
         print_report(console, report)
         if args.profile:
-            console.print()
             print_profile(console, report.passes)
         written = [path for path in (args.output, getattr(args, "save_plan", None), page) if path]
         show_line(console, "wrote " + ", ".join(written))

@@ -63,6 +63,8 @@ def decode(wanted: Any, value: Any, where: str) -> Any:
         return origin(decode(args[0], item, f"{where}[{index}]") for index, item in items)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if wanted is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # JSON has one kind of number: other tools may write 4.0
     return _checked(wanted, value, where)
 
 

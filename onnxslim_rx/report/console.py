@@ -125,6 +125,10 @@ def _print_unchanged(console: Console, report: Report) -> None:
 
 def print_profile(console: Console, passes: Sequence[PassRow]) -> None:
     """Print what each pass did and cost (`--profile`)."""
+    console.print()
+    if not passes:
+        show_line(console, "no pass ran")
+        return
     rows = [
         (
             row.name,

@@ -11,7 +11,7 @@ from onnxslim_rx.errors import InputError
 from onnxslim_rx.report import text
 from onnxslim_rx.report.model import Report
 from onnxslim_rx.report.plots import ladder_plot, layers_plot
-from onnxslim_rx.report.verdict import headline, promises, why_nothing
+from onnxslim_rx.report.verdict import full_ladder, headline, promises, why_nothing
 
 __all__ = ["require_html", "to_html"]
 
@@ -57,6 +57,7 @@ def to_html(report: Report) -> str:
         report=report,
         headline=_typeset(headline(report)),
         promises=promises(report),
+        ladder=full_ladder(report),
         why_nothing=why_nothing(report),
         kept=not report.failure and all(p.kept is not False for p in promises(report)),
         ladder_plot=Markup(ladder_plot(report)),

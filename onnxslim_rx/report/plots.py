@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxslim_rx.report.model import LayerRow, Report, Rung
 from onnxslim_rx.report.text import bytes_text, ms_text
+from onnxslim_rx.report.verdict import full_ladder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,9 +56,9 @@ def ladder_plot(report: Report) -> str:
     """Quality against size and, where it is known, against latency; one point for each plan.
 
     Returns:
-        An `<svg>` element; empty where fewer than two rungs have a cosine.
+        An `<svg>` element; empty where fewer than two points have a cosine.
     """
-    rungs = [(n, rung) for n, rung in enumerate(report.ladder, 1) if rung.cosine is not None]
+    rungs = [(n, rung) for n, rung in enumerate(full_ladder(report)) if rung.cosine is not None]
     if len(rungs) < 2:
         return ""
     timed = [(n, rung) for n, rung in rungs if rung.latency_ms is not None]
@@ -91,7 +92,7 @@ def _draw_ladder(
     axes.invert_yaxis()  # up is better
     axes.plot(costs, gaps, color=_BEFORE, linewidth=1.2, zorder=1)
     for (number, rung), cost, gap in zip(rungs, costs, gaps, strict=True):
-        colour = _MISS if rung.passed is False else _AFTER
+        colour = _MISS if rung.passed is False else _AFTER if number else _INK
         axes.plot(
             [cost], [gap], marker="o", color=colour, markersize=11 if rung.chosen else 7,
             markerfacecolor=colour if rung.chosen else "none", markeredgewidth=1.8, zorder=2,
@@ -121,25 +122,26 @@ def layers_plot(layers: Sequence[LayerRow]) -> str:
     Returns:
         An `<svg>` element; empty where fewer than two layers have sizes.
     """
-    sizes = [
-        (layer.bytes_before, layer.bytes_after)
-        for layer in layers
+    sized = {
+        place: (layer.bytes_before, layer.bytes_after)
+        for place, layer in enumerate(layers, 1)
         if layer.bytes_before is not None and layer.bytes_after is not None
-    ]
+    }
+    sizes = list(sized.values())
     if len(sizes) < 2:
         return ""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        places = range(1, len(sizes) + 1)
         width = 0.85 if len(sizes) <= 150 else 1.0
-        axes.bar(places, [before for before, _ in sizes], width, color=_BEFORE, label="before")
-        axes.bar(places, [after for _, after in sizes], width, color=_AFTER, label="after")
+        axes.bar(list(sized), [before for before, _ in sizes], width, color=_BEFORE, label="before")
+        axes.bar(list(sized), [after for _, after in sizes], width, color=_AFTER, label="after")
         note = ""
         if max(map(max, sizes)) > 50 * sorted(max(pair) for pair in sizes)[len(sizes) // 2]:
             axes.set_yscale("symlog", linthresh=1e4)
             note = " (log scale)"
         axes.yaxis.set_major_formatter(lambda value, _: bytes_text(value))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("layer, in graph order")
         axes.set_ylabel("weights" + note)
         axes.margins(x=0.01)

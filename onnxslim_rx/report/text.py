@@ -118,7 +118,8 @@ def change_text(before: float | None, after: float | None) -> str:
     """How a count or a size changed, in per cent of the first, such as "-74.6 %"."""
     if before is None or after is None or before == 0:
         return ""
-    return "" if before == after else f"{(after - before) / before * 100:+.1f} %"
+    shown = f"{(after - before) / before * 100:+.1f} %"
+    return "" if shown in ("+0.0 %", "-0.0 %") else shown
 
 
 def size_change(before: float | None, after: float | None) -> str:

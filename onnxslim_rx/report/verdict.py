@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from onnxslim_rx.report.model import Report
+from onnxslim_rx.report.model import Report, Rung
 from onnxslim_rx.report.text import (
     bytes_text,
     cosine_text,
@@ -17,7 +17,7 @@ from onnxslim_rx.report.text import (
     size_change,
 )
 
-__all__ = ["Promise", "headline", "promises", "why_nothing"]
+__all__ = ["Promise", "full_ladder", "headline", "promises", "why_nothing"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,21 @@ def headline(report: Report) -> str:
     costs += [f"{ratio_text(ratio)} latency"] if ratio is not None else []
     words.append(", ".join(cost for cost in costs if cost))
     return "; ".join(word for word in words if word) or "Done"
+
+
+def full_ladder(report: Report) -> list[Rung]:
+    """The ladder from the original model on, the chosen plan with its final measurements."""
+    rungs = [
+        dataclasses.replace(rung, latency_ms=report.latency_ms.after)
+        if rung.chosen and rung.latency_ms is None
+        else rung
+        for rung in report.ladder
+    ]
+    if not rungs or report.bytes.before is None:
+        return rungs
+    metric = report.quality.metric.before if report.quality.metric else None
+    latency = report.latency_ms.before
+    return [Rung("original model", report.bytes.before, latency, 1.0, metric), *rungs]
 
 
 def why_nothing(report: Report, most: int = 5) -> list[tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ def print_inspection(console: Console, inspection: Table, *, top: int) -> None:
     _print_model(console, totals)
     largest = sorted(rows, key=lambda row: (row["bytes"], row["macs"] or 0), reverse=True)
     kept = {id(row) for row in (largest[:top] if top else largest)}
-    shown = [row for row in rows if id(row) in kept]
+    shown = [row for row in rows if id(row) in kept and (row["params"] or row["macs"])]
     console.print()
     show_table(
         console,
@@ -52,10 +53,10 @@ def print_inspection(console: Console, inspection: Table, *, top: int) -> None:
         words=["layer", "op", "shape", "compressible"],
         optional=["shape", "rank", "op"],
     )
-    if len(shown) < len(rows):
-        show_line(console, f"and {len(rows) - len(shown)} more (--top 0 shows all)", "dim")
+    if len(kept) < len(rows):
+        show_line(console, f"and {len(rows) - len(kept)} more (--top 0 shows all)", "dim")
     show_line(
-        console, "rank: least rank that keeps 99 % of the weight's energy, of full rank", "dim"
+        console, "rank: the least that keeps 99 % of the weight's energy, of the full one", "dim"
     )
     for reason in totals["macs_unknown"]:
         show_line(console, f"note: multiply-adds are incomplete: {reason}", "yellow")
@@ -93,13 +94,10 @@ def _port(port: Table) -> str:
 
 
 def _shape(shape: Sequence[object]) -> str:
-    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
 def _inspection_row(row: Table) -> Sequence[object]:
-    rank = "-"
-    if row["rank99"] is not None:
-        rank = str(row["rank99"])
     return (
         row["name"],
         row["op"] or "-",
@@ -108,9 +106,17 @@ def _inspection_row(row: Table) -> Sequence[object]:
         count_text(row["macs"]),
         bytes_text(row["bytes"]),
         percent_text(row["share"]),
-        rank,
+        _rank(row),
         "yes" if row["compressible"] else f"no: {row['why']}",
     )
+
+
+def _rank(row: Table) -> str:
+    shape = row["shape"]
+    if row["rank99"] is None or len(shape) < 2:
+        return "-"
+    full = min(shape[0], math.prod(shape[1:]))
+    return f"{row['rank99']}/{full}"
 
 
 def print_comparison(console: Console, comparison: Table) -> None:
@@ -126,7 +132,7 @@ def print_comparison(console: Console, comparison: Table) -> None:
             cosine_text(output["cosine_mean"]),
             cosine_text(output["cosine_p5"]),
             cosine_text(output["cosine_min"]),
-            number_text(output["snr_db"]),
+            "exact" if output["max_abs"] == 0 else number_text(output["snr_db"]),
             number_text(output["max_abs"]),
             number_text(output["max_rel"]),
             percent_text(output["agreement"]),
