@@ -12,6 +12,9 @@ import onnx_ir as ir
 import onnxruntime
 
 from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir import clone, tensors
+from onnxslim_rx.ir.held import restore_types
+from onnxslim_rx.ir.walk import replace_tensors
 from onnxslim_rx.runtime.bits import needs_bits, share, to_numpy
 from onnxslim_rx.runtime.messages import explain
 from onnxslim_rx.runtime.specs import TensorSpec, check_feeds, numpy_dtype
@@ -202,34 +205,35 @@ def _read(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
 
 def _without_weights(model: ir.Model) -> tuple[bytes, dict[str, Array]]:
     """`model` serialised with large weights left out, and these weights by name."""
-    model = model.clone()
+    model = clone(model)
     shared: dict[str, Array] = {}
-    inline = 0
-    for graph in model.graphs():
-        for name, value in graph.initializers.items():
-            tensor = value.const_value
-            if tensor is None:
-                continue
-            if graph is model.graph and _can_share(tensor):
-                shared[name] = np.ascontiguousarray(tensor.numpy())
-                value.const_value = _placeholder(tensor, name, shared[name].shape)
-                continue
-            inline += tensor.nbytes
-            if isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy(), tensor.dtype, name=name)
+    placeholders: set[int] = set()
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and _can_share(tensor):
+            shared[name] = np.ascontiguousarray(tensor.numpy())
+            value.const_value = ir.ExternalTensor(
+                "shared", 0, tensor.nbytes, tensor.dtype,
+                shape=ir.Shape(shared[name].shape), name=name,
+            )  # fmt: skip
+            placeholders.add(id(value.const_value))
+
+    def inside(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if not isinstance(tensor, ir.ExternalTensor) or id(tensor) in placeholders:
+            return tensor
+        return ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
+
+    inline = sum(tensor.nbytes for tensor in tensors(model) if id(tensor) not in placeholders)
     if inline >= _PROTOBUF_BYTES:
         raise InputError(
-            f"{inline / 1e9:.1f} GB of weights belong to subgraphs",
+            f"{inline / 1e9:.1f} GB of weights belong to subgraphs or Constant nodes",
             expected="less than 2 GB there",
             advice="make them initializers of the main graph",
         )
-    return ir.to_proto(model).SerializeToString(), shared
-
-
-def _placeholder(tensor: ir.TensorProtocol, name: str, shape: tuple[int, ...]) -> ir.ExternalTensor:
-    return ir.ExternalTensor(
-        "shared", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(shape), name=name
-    )
+    replace_tensors(model, inside)
+    proto = ir.to_proto(model)
+    restore_types(model, proto)
+    return proto.SerializeToString(), shared
 
 
 def _can_share(tensor: ir.TensorProtocol) -> bool:
