@@ -34,6 +34,7 @@ def ready(dev, tmp_path, monkeypatch):
 
     monkeypatch.setattr(dev.Environment, "install", lambda *args, **kwargs: None)
     monkeypatch.setattr(dev.Environment, "call", call)
+    monkeypatch.setattr(dev, "PYTHON", (3, 12))
     return calls, codes, ["--venv", str(tmp_path / "venv")]
 
 
@@ -183,3 +184,12 @@ def test_commands_run_in_the_environment(dev, root, tmp_path, capfd):
     place, path = capfd.readouterr().out.splitlines()
     assert Path(place) == root.resolve()
     assert path.split(os.pathsep)[0] == str(environment.bin)
+
+
+def test_oldest_dependencies_are_those_of_the_oldest_python(dev, ready, monkeypatch, capsys):
+    calls, _, flags = ready
+    assert dev.main([*flags, "test", "--lowest"]) == 2
+    assert "run it with Python 3.10" in capsys.readouterr().err
+    monkeypatch.setattr(dev, "PYTHON", (3, 10))
+    assert dev.main([*flags, "test", "--lowest"]) == 0
+    assert [call[1:3] for call in calls] == [("-m", "pytest")]
