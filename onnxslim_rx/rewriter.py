@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import onnx_ir as ir
 
 from onnxslim_rx.ir import graphs, mark, nodes
 
-__all__ = ["Editor"]
+__all__ = ["Editor", "Emitted", "bodies", "remove"]
 
 _FIRST_FREE_INITIALIZERS = 4
 """Before this version of the format every initializer had to be a graph input as well."""
+
+
+class Emitted(Protocol):
+    """Nodes in order, and constants, that belong to no graph yet: an `ir.tape.Tape` is that."""
+
+    @property
+    def nodes(self) -> Sequence[ir.Node]: ...  # noqa: D102
+
+    @property
+    def initializers(self) -> Sequence[ir.Value]: ...  # noqa: D102
 
 
 class Editor:
@@ -25,18 +36,16 @@ class Editor:
     def __init__(self, model: ir.Model) -> None:
         self.model = model
         self._names = {value.name for graph in graphs(model) for value in _values(graph)}
-        self._names |= {node.name for node in nodes(model)}
+        self._node_names = {node.name for node in nodes(model)}
         self._bodies = {function.graph for function in model.functions.values()}
 
     def fresh(self, wish: str) -> str:
-        """A name that nothing in the model has: `wish`, or `wish` with a number."""
-        name = wish
-        for number in itertools.count(1):
-            if name not in self._names:
-                break
-            name = f"{wish}_{number}"
-        self._names.add(name)
-        return name
+        """A name that no value in the model has: `wish`, or `wish` with a number."""
+        return _fresh(wish, self._names)
+
+    def fresh_for_node(self, wish: str) -> str:
+        """A name that no node in the model has: `wish`, or `wish` with a number."""
+        return _fresh(wish, self._node_names)
 
     def constant(self, graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """A new constant that all nodes of `graph` can read.
@@ -50,10 +59,11 @@ class Editor:
             shape=ir.Shape(tensor.shape.numpy()),
             const_value=tensor,
         )
-        self._register(graph, value)
+        self.adopt(graph, value)
         return value
 
-    def _register(self, graph: ir.Graph, value: ir.Value) -> None:
+    def adopt(self, graph: ir.Graph, value: ir.Value) -> None:
+        """Give `graph` a constant that belongs to none; see `constant`."""
         if self.model.ir_version >= _FIRST_FREE_INITIALIZERS and graph not in self._bodies:
             graph.register_initializer(value)
             return
@@ -61,7 +71,7 @@ class Editor:
         attribute = ir.AttrTensor("value", value.const_value)
         value.const_value = None
         node = ir.Node("", "Constant", (), (attribute,), outputs=(value,))
-        node.name = self.fresh(f"{value.name}/Constant")
+        node.name = self.fresh_for_node(f"{value.name}/Constant")
         if len(graph):
             graph.insert_before(graph[0], node)
         else:
@@ -69,7 +79,7 @@ class Editor:
 
     def insert(
         self,
-        tape: ir.tape.Tape,
+        tape: Emitted,
         before: ir.Node,
         *,
         by: str,
@@ -89,9 +99,10 @@ class Editor:
         assert graph is not None  # a node of a tape cannot be replaced
         for value in tape.initializers:
             value.name = self.fresh(value.name or "constant")
-            self._register(home or graph, value)
+            self.adopt(home or graph, value)
         for node in tape.nodes:
-            node.name = self.fresh(node.name or f"{like.name or like.op_type}/{node.op_type}")
+            wish = node.name or f"{like.name or like.op_type}/{node.op_type}"
+            node.name = self.fresh_for_node(wish)
             for value in node.outputs:
                 if value.name != "":  # an output that is left out has an empty name
                     value.name = self.fresh(value.name or f"{node.name}_out")
@@ -110,7 +121,7 @@ class Editor:
     def replace(
         self,
         old: Sequence[ir.Node],
-        tape: ir.tape.Tape,
+        tape: Emitted,
         outputs: Mapping[ir.Value, ir.Value],
         *,
         by: str,
@@ -129,9 +140,10 @@ class Editor:
             home: see `insert`.
         """
         root = old[-1]
-        for other in old[:-1]:  # the root's own metadata wins
+        for other in old:  # the root's own metadata wins
             for key, text in other.metadata_props.items():
                 root.metadata_props.setdefault(key, text)
+            self._node_names.discard(other.name)
         made = {value for node in tape.nodes for value in node.outputs}
         self.insert(tape, root, by=by, home=home)
         for before, after in outputs.items():
@@ -139,7 +151,8 @@ class Editor:
                 _take_place(before, after)
             else:
                 self.forward(before, after)
-        _remove(old)
+        for node in reversed(old):
+            remove(node)
 
     def can_forward(self, old: ir.Value, new: ir.Value) -> bool:
         """Whether readers of `old` may read `new` instead, without a node in between.
@@ -176,7 +189,42 @@ class Editor:
             if value.is_initializer() and value.graph is not None and value.name is not None:
                 del value.graph.initializers[value.name]
             elif node is not None and node.op_type == "Constant" and node.graph is not None:
-                node.graph.remove(node, safe=True)
+                remove(node)
+
+
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """The subgraphs of a node."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def remove(node: ir.Node) -> None:
+    """Take a node that nobody reads out of its graph, and its subgraphs with it.
+
+    Raises:
+        ValueError: somebody reads it.
+    """
+    assert node.graph is not None  # it is removed once
+    node.graph.remove(node, safe=True)
+    for body in bodies(node):  # or its nodes would still count as readers of the graph around
+        body.outputs.clear()
+        for inner in reversed(list(body)):
+            remove(inner)
+
+
+def _fresh(wish: str, taken: set[str | None]) -> str:
+    name = wish
+    for number in itertools.count(1):
+        if name not in taken:
+            break
+        name = f"{wish}_{number}"
+    taken.add(name)
+    return name
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -197,9 +245,3 @@ def _take_place(old: ir.Value, new: ir.Value) -> None:
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     old.name = None
     new.name = name
-
-
-def _remove(old: Sequence[ir.Node]) -> None:
-    for node in reversed(old):
-        assert node.graph is not None
-        node.graph.remove(node, safe=True)
