@@ -155,6 +155,16 @@ def test_tensors_of_one_file_share_its_map(external):
     assert isinstance(bases.pop(), mmap.mmap)
 
 
+def test_data_at_an_odd_offset_is_aligned(external):
+    proto = onnx.load(external, load_external_data=False)
+    proto.graph.initializer[0].external_data[1].value = "97"
+    onnx.save(proto, external)
+    array = weight_of(ir.load(external)).numpy()
+    assert array.flags.aligned
+    content = (external.parent / "data" / "weights.bin").read_bytes()
+    assert array.tobytes() == content[97 : 97 + 8192]
+
+
 @pytest.mark.parametrize("dtype", [onnx_ir.DataType.INT4, onnx_ir.DataType.BFLOAT16])
 def test_types_that_numpy_lacks_come_out_of_external_data(dtype, tmp_path):
     values = np.array([[-8, 7, 1], [0, -1, 3]]).astype(dtype.numpy())

@@ -57,12 +57,16 @@ class MappedTensor(onnx_ir.ExternalTensor):
         return self._data[start : start + self.nbytes]
 
     def numpy(self) -> Array:
-        """The values, read-only and not copied, unless packed (types below 8 bits)."""
+        """The values, read-only.
+
+        They are not copied, unless they are packed (types below 8 bits), or lie where no array
+        of their type may lie.
+        """
         if self.dtype.bitwidth < 8:
             return onnx_ir.PackedTensor(self._bytes(), self.dtype, shape=self.shape).numpy()
         little_endian = np.dtype(self.dtype.numpy()).newbyteorder("<")
         values: Array = self._bytes().view(little_endian).reshape(self.shape.numpy())
-        return values
+        return np.require(values, requirements="A")
 
     def __array__(self, dtype: Any = None) -> Array:
         return self.numpy().__array__(dtype)
