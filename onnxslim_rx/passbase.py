@@ -118,6 +118,9 @@ class Stage:
     pass_name: str
     options: Mapping[str, int | float | str | bool] = dataclasses.field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        return hash((self.pass_name, tuple(sorted(self.options.items()))))
+
     def __str__(self) -> str:
         options = ", ".join(f"{key}={value}" for key, value in self.options.items())
         return f"{self.pass_name}({options})"

@@ -8,7 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-__all__ = ["balance", "check_matrix", "check_rank", "error_curve", "fix_signs", "truncated_svd"]
+__all__ = [
+    "balance",
+    "check_matrix",
+    "check_rank",
+    "error_curve",
+    "fix_signs",
+    "tail",
+    "truncated_svd",
+]
 
 Matrix = npt.NDArray[np.float64]
 
@@ -50,10 +58,10 @@ def error_curve(weight: npt.NDArray[Any]) -> Matrix:
         ValueError: not a finite matrix.
     """
     w = check_matrix(weight)
-    return _tail(scipy.linalg.svdvals(w, check_finite=False) ** 2)
+    return tail(scipy.linalg.svdvals(w, check_finite=False) ** 2)
 
 
-def _tail(energies: Matrix) -> Matrix:
+def tail(energies: Matrix) -> Matrix:
     """sqrt(sum of energies from entry r on / sum of all), for r = 0 to their number."""
     tails = np.append(np.cumsum(energies[::-1])[::-1], 0.0)
     return np.sqrt(tails / tails[0]) if tails[0] > 0 else np.zeros_like(tails)

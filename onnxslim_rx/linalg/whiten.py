@@ -17,11 +17,11 @@ import scipy.linalg
 
 from onnxslim_rx.linalg.svd import (
     Matrix,
-    _tail,
     balance,
     check_matrix,
     check_rank,
     fix_signs,
+    tail,
 )
 
 __all__ = ["output_energy", "whitened_error_curve", "whitened_svd"]
@@ -50,9 +50,9 @@ def whitened_svd(
     Source: SVD-LLM (Wang et al., ICLR 2025) whitens by a Cholesky factor of the Gram matrix; the
     projection of the outputs used here is the same optimum (Eckart & Young 1936 on `X W`).
     """
-    w, root = _check(weight, gram)
+    w, ridged = _check(weight, gram)
     check_rank(rank, w.shape)
-    _, vectors = _right_vectors(w, root, rank)
+    vectors = _right_vectors(w, ridged, rank)
     p, q = balance(w @ vectors, vectors.T)
     return fix_signs(p, q)
 
@@ -71,10 +71,7 @@ def whitened_error_curve(weight: npt.NDArray[Any], gram: npt.NDArray[Any]) -> Ma
     Raises:
         ValueError: as `whitened_svd`.
     """
-    w, root = _check(weight, gram)
-    small = _small_side(w, root)
-    energies = scipy.linalg.eigvalsh(small, check_finite=False)[::-1]
-    return _tail(np.maximum(energies, 0.0)[: min(w.shape)])
+    return tail(_energies(*_check(weight, gram)))
 
 
 def output_energy(delta: npt.NDArray[Any], gram: npt.NDArray[Any]) -> float:
@@ -92,41 +89,45 @@ def output_energy(delta: npt.NDArray[Any], gram: npt.NDArray[Any]) -> float:
 
 
 def _check(weight: npt.NDArray[Any], gram: npt.NDArray[Any]) -> tuple[Matrix, Matrix]:
-    """The weight, and a root R of the ridged Gram matrix (`R^T R = G`), both float64."""
+    """The weight and the ridged Gram matrix, both float64."""
     w, g = check_matrix(weight), check_matrix(gram)
     if g.shape != (w.shape[0], w.shape[0]):
         raise ValueError(f"found a Gram matrix of shape {g.shape} for a weight of shape {w.shape}")
     mean = float(np.trace(g)) / len(g)
     # a layer that only ever saw zeros: nothing to weigh by, so weigh all directions alike
-    ridged = g + np.eye(len(g)) * (_RIDGE * mean if mean > 0 else 1.0)
+    return w, g + np.eye(len(g)) * (_RIDGE * mean if mean > 0 else 1.0)
+
+
+def _root(gram: Matrix) -> Matrix:
+    """R with `R^T R = gram`."""
     try:
-        root = scipy.linalg.cholesky(ridged, lower=False, check_finite=False)
+        root: Matrix = scipy.linalg.cholesky(gram, lower=False, check_finite=False)
     except scipy.linalg.LinAlgError:
         # rounding made it indefinite: the nearest semi-definite matrix serves
-        values, vectors = scipy.linalg.eigh(ridged, check_finite=False)
+        values, vectors = scipy.linalg.eigh(gram, check_finite=False)
         root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
-    return w, root
+    return root
 
 
-def _small_side(w: Matrix, root: Matrix) -> Matrix:
-    """The smaller of `(R W)(R W)^T` and `(R W)^T (R W)`; both have the same spectrum."""
-    y = root @ w
-    small: Matrix = y @ y.T if w.shape[0] < w.shape[1] else y.T @ y
-    return small
+def _energies(w: Matrix, gram: Matrix) -> Matrix:
+    """Squared singular values of `X W`, largest first, from the smaller side."""
+    y = _root(gram) @ w if w.shape[0] < w.shape[1] else None
+    small = w.T @ gram @ w if y is None else y @ y.T
+    energies: Matrix = scipy.linalg.eigvalsh(small, check_finite=False)[::-1]
+    return np.maximum(energies, 0.0)
 
 
-def _right_vectors(w: Matrix, root: Matrix, rank: int) -> tuple[Matrix, Matrix]:
-    """The `rank` leading energies of R W and right singular vectors (N, rank)."""
+def _right_vectors(w: Matrix, gram: Matrix, rank: int) -> Matrix:
+    """(N, rank), orthonormal: the leading right singular vectors of `X W`."""
     k, n = w.shape
-    y = root @ w
-    if k < n:
-        energies, left = scipy.linalg.eigh(
-            y @ y.T, subset_by_index=(k - rank, k - 1), check_finite=False
+    if k >= n:
+        _, right = scipy.linalg.eigh(
+            w.T @ gram @ w, subset_by_index=(n - rank, n - 1), check_finite=False
         )
-        # Q R orthonormalises: dividing by tiny singular values would not
-        vectors, _ = np.linalg.qr(y.T @ left[:, ::-1])
-        return energies[::-1], vectors
-    energies, right = scipy.linalg.eigh(
-        y.T @ y, subset_by_index=(n - rank, n - 1), check_finite=False
-    )
-    return energies[::-1], right[:, ::-1]
+        vectors: Matrix = right[:, ::-1]
+        return vectors
+    y = _root(gram) @ w
+    _, left = scipy.linalg.eigh(y @ y.T, subset_by_index=(k - rank, k - 1), check_finite=False)
+    # Q R orthonormalises: dividing by tiny singular values would not
+    vectors, _ = np.linalg.qr(y.T @ left[:, ::-1])
+    return vectors

@@ -2,21 +2,22 @@
 
 One session serves all: the weights of the layers are made inputs with defaults, and a probe feeds
 one of them. So a probe costs a few runs of the model and no new session. Where a layer has many
-ranks, one of them is run and the others follow from their predicted errors: for small errors the
-loss `1 - cosine` is quadratic in the error of the layer's output.
+ranks, a few of them are run. Between them, the logarithm of the loss is taken to be a straight
+line over the logarithm of the predicted error of the layer's output. (For small errors the loss is
+quadratic in the error; for the large ones of low ranks it is not, and one probe is not enough.)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim_rx.calibration import Dataset
+from onnxslim_rx.calibration import Dataset, fed
 from onnxslim_rx.ir import clone, constant
 from onnxslim_rx.passbase import CompressionPass, Layer, Stage
 from onnxslim_rx.planner.options import Choice, Unit
@@ -27,9 +28,7 @@ from onnxslim_rx.verify import compare_runs
 __all__ = ["measure_damages", "overridable"]
 
 Array = npt.NDArray[Any]
-# The error at which a rank is probed: large enough to rise above rounding, small enough for the
-# loss to be quadratic.
-_PROBE_ERROR = 0.1
+_PROBES = 3  # of each method, spread over its choices
 _SAMPLES = 8
 # float32 sums of a network differ by about this in cosine when only their order changes
 _NOISE = 1e-7
@@ -54,7 +53,7 @@ def measure_damages(
     probe_model, names = overridable(model, [unit.layer for unit in units])
     runner = Runner(probe_model)
     picks = np.unique(np.linspace(0, len(data) - 1, _SAMPLES).astype(int))
-    samples = [data[int(i)] for i in picks]
+    samples = [fed(data[int(i)], runner.inputs) for i in picks]
     references = [runner(sample) for sample in samples]
     with task("measure sensitivities", len(units)) as advance:
         for unit, name in zip(units, names, strict=True):
@@ -73,20 +72,23 @@ def measure_damages(
             advance(1)
 
 
-def _fill(unit: Unit, damage: Any) -> None:
-    """Probe each method once and let the errors tell the rest."""
-    measured: dict[str, tuple[float, float]] = {}  # method -> (damage, error) of its probe
+def _fill(unit: Unit, damage: Callable[[Choice], float]) -> None:
+    """Probe each method at a few of its choices and let the errors tell the rest."""
+    curves: dict[str, list[tuple[float, float]]] = {}  # method -> (error, damage) of its probes
     for method in dict.fromkeys(_method(stage) for c in unit.choices for stage in c.stages):
-        single = [c for c in unit.choices if len(c.stages) == 1 and _method(c.stages[0]) == method]
-        if single:
-            probe = min(single, key=lambda c: (abs(math.log(max(c.error, 1e-9) / _PROBE_ERROR)),))
-            measured[method] = (damage(probe), probe.error)
-    errors = {c.stages: c.error for c in unit.choices if len(c.stages) == 1}
+        single = {
+            c.error: c
+            for c in unit.choices
+            if len(c.stages) == 1 and _method(c.stages[0]) == method
+        }
+        errors = sorted(single)
+        picks = np.unique(np.linspace(0, len(errors) - 1, min(_PROBES, len(errors))).astype(int))
+        curves[method] = [(errors[i], damage(single[errors[i]])) for i in picks]
+    own = {c.stages: c.error for c in unit.choices if len(c.stages) == 1}
     for choice in unit.choices:
         choice.damage = sum(
-            _scaled(*measured[_method(stage)], errors.get((stage,), math.nan))
+            _interpolated(curves[_method(stage)], own.get((stage,), math.nan))
             for stage in choice.stages
-            if _method(stage) in measured
         )
 
 
@@ -95,10 +97,17 @@ def _method(stage: Stage) -> str:
     return f"{stage.pass_name} {stage.options.get('method', stage.options.get('bits', ''))}"
 
 
-def _scaled(damage: float, probe_error: float, error: float) -> float:
-    if probe_error <= 0.0 or math.isnan(error):
-        return damage
-    return max(damage, _NOISE) * (error / probe_error) ** 2
+def _interpolated(curve: Sequence[tuple[float, float]], error: float) -> float:
+    """Damage at `error`, from probes (error, damage) in order of error.
+
+    Damage is taken to rise with the error: where a probe says otherwise, chance or luck on the
+    few samples did, and the larger damage of a smaller error holds.
+    """
+    if len(curve) == 1 or math.isnan(error):
+        return max(damage for _, damage in curve)
+    errors = np.log([max(e, 1e-12) for e, _ in curve])
+    damages = np.maximum.accumulate([max(damage, _NOISE) for _, damage in curve])
+    return float(np.exp(np.interp(math.log(max(error, 1e-12)), errors, np.log(damages))))
 
 
 def _weight(unit: Unit, stages: Sequence[Stage], passes: Mapping[str, CompressionPass]) -> Array:

@@ -47,6 +47,8 @@ class Runner:
         optimize: let onnxruntime rewrite the graph at load.
         outputs: names of the outputs to compute; None computes all.
         libraries: libraries of custom operators to load.
+        spin: let idle threads wait actively for the next run. Off where many sessions are timed
+            in turns: the threads of one would take the cores from the next.
 
     Attributes:
         inputs: what must be given, by name. Weights that may be given too (initializers that
@@ -65,8 +67,11 @@ class Runner:
         optimize: bool = True,
         outputs: Sequence[str] | None = None,
         libraries: Sequence[str | os.PathLike[str]] = (),
+        spin: bool = True,
     ) -> None:
         options = onnxruntime.SessionOptions()
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = threads or _default_threads or 0
         if not optimize:
