@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim_rx.analysis.known import Known
 from onnxslim_rx.analysis.shapes import Shape
 
 __all__ = ["contrib_shape"]
@@ -19,23 +20,24 @@ _LIKE_FIRST = {
 }  # fmt: skip
 
 
-def contrib_shape(node: ir.Node, inputs: Sequence[Shape | None]) -> Shape | None:
+def contrib_shape(node: ir.Node, inputs: Sequence[Known]) -> Shape | None:
     """Shape of the first output, or None where the operator or its inputs are not known."""
-    if node.domain not in ("com.microsoft", "") or not inputs or inputs[0] is None:
+    x = inputs[0].shape if inputs else None
+    if node.domain not in ("com.microsoft", "") or x is None:
         return None
-    x, second = inputs[0], inputs[1] if len(inputs) > 1 else None
+    second = inputs[1].shape if len(inputs) > 1 else None
     op, attributes = node.op_type, node.attributes
     if op in _LIKE_FIRST:
         return x
     if op == "MatMulNBits":
         return (*x[:-1], attributes.get_int("N", None))
-    if op in ("QLinearAdd", "QLinearMul") and len(inputs) > 3 and inputs[3] is not None:
-        return _broadcast(x, inputs[3])
+    if op in ("QLinearAdd", "QLinearMul"):
+        other = inputs[3].shape if len(inputs) > 3 else None
+        return None if other is None else _broadcast(x, other)
     if second is None:
         return None
     if op == "GatherBlockQuantized":
-        data = node.inputs[0]
-        stored_in_bytes = data is not None and data.dtype == ir.DataType.UINT8
+        stored_in_bytes = inputs[0].dtype == ir.DataType.UINT8
         packed = 8 // attributes.get_int("bits", 4) if stored_in_bytes else 1
         return (*second, *(None if d is None else d * packed for d in x[1:]))
     if op == "Attention":

@@ -13,7 +13,16 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxslim_rx.analysis.shapes import Shape
 
-__all__ = ["UNKNOWN", "Known", "evaluate", "infer", "merge", "tensor_type"]
+__all__ = [
+    "UNKNOWN",
+    "Known",
+    "evaluate",
+    "infer",
+    "merge",
+    "slice_of",
+    "stack",
+    "tensor_type",
+]
 
 _SMALL = 2048
 """Tensors of more elements are not evaluated: no shape arithmetic is that long."""
@@ -87,6 +96,22 @@ def merge(a: Known, b: Known) -> Known:
         return Known(tensor_type(a.dtype, None)) if a.dtype == b.dtype else UNKNOWN
     shape = tuple(x if x == y else None for x, y in zip(left, right, strict=True))
     return Known(tensor_type(a.dtype, shape))
+
+
+def slice_of(known: Known, axis: int) -> Known:
+    """What holds for one slice along `axis`."""
+    if known.shape is None:
+        return known
+    axis %= len(known.shape)
+    return Known(tensor_type(known.dtype, known.shape[:axis] + known.shape[axis + 1 :]))
+
+
+def stack(known: Known, times: int | None, axis: int) -> Known:
+    """What holds for `times` slices put together along `axis`."""
+    if known.shape is None:
+        return known
+    axis %= len(known.shape) + 1
+    return Known(tensor_type(known.dtype, (*known.shape[:axis], times, *known.shape[axis:])))
 
 
 def infer(proto: onnx.NodeProto, opset: int, inputs: Sequence[Known]) -> list[Known]:

@@ -157,7 +157,7 @@ def _conv_transpose(step: Step) -> int:
 
 def _gemm(step: Step) -> int:
     a, b = _input(step, 0), _input(step, 1)
-    attributes = step.node.attributes
+    attributes = step.filled.attributes
     inner = a[0] if attributes.get_int("transA", 0) else a[1]
     columns = b[0] if attributes.get_int("transB", 0) else b[1]
     return math.prod(a) // max(inner, 1) * inner * columns
@@ -165,12 +165,12 @@ def _gemm(step: Step) -> int:
 
 def _matmul(step: Step) -> int:
     a = _input(step, 0)
-    inner = a[-2] if step.node.attributes.get_int("transA", 0) and len(a) > 1 else a[-1]
+    inner = a[-2] if step.filled.attributes.get_int("transA", 0) and len(a) > 1 else a[-1]
     return math.prod(_output(step)) * inner
 
 
 def _matmul_nbits(step: Step) -> int:
-    return math.prod(_input(step, 0)) * step.node.attributes.get_int("N", 0)
+    return math.prod(_input(step, 0)) * step.filled.attributes.get_int("N", 0)
 
 
 def _recurrent(step: Step) -> int:
@@ -184,7 +184,7 @@ def _einsum(step: Step) -> int:
 
     The order of evaluation of three and more operands is the runtime's: this is the naive one.
     """
-    equation = step.node.attributes.get_string("equation", "").replace(" ", "")
+    equation = step.filled.attributes.get_string("equation", "").replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
     if len(terms) < 2:
@@ -222,7 +222,7 @@ def _attention(step: Step) -> int:
     if len(q) == 4:  # every head of Q attends, also where several share K and V
         return math.prod(q[:3]) * length * (q[3] + v[3])
     value_size = v[-1]
-    heads = step.node.attributes
+    heads = step.filled.attributes
     shared = heads.get_int("q_num_heads", 1) // max(heads.get_int("kv_num_heads", 1), 1)
     return q[0] * q[1] * length * (q[2] + value_size * max(shared, 1))
 
@@ -230,7 +230,7 @@ def _attention(step: Step) -> int:
 def _attention_with_projection(step: Step) -> int:
     """com.microsoft Attention: X (batch, S, D) times W (D, Q + K + V), then attention."""
     x, weight = _input(step, 0), _input(step, 1)
-    q, _, v = step.node.attributes.get_ints("qkv_hidden_sizes", [weight[1] // 3] * 3)
+    q, _, v = step.filled.attributes.get_ints("qkv_hidden_sizes", [weight[1] // 3] * 3)
     return math.prod(x) * weight[1] + x[0] * x[1] * x[1] * (q + v)
 
 

@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim_rx.analysis.contrib import contrib_shape
-from onnxslim_rx.analysis.known import UNKNOWN, Known, infer, merge, tensor_type
+from onnxslim_rx.analysis.known import UNKNOWN, Known, infer, merge, slice_of, stack, tensor_type
 from onnxslim_rx.analysis.shapes import Binding, Shape, bind
 from onnxslim_rx.ir import constant
 
@@ -32,6 +32,8 @@ class Step:
 
     Args:
         node: the node.
+        filled: where to look for attributes: `node`, or in a function a detached copy of it that
+            has the attributes of the call filled in.
         inputs: shapes of the inputs; None where absent, of unknown rank, or no tensor.
         outputs: shapes of the outputs, likewise.
         bodies: the steps of the node's subgraphs or of the function that it calls.
@@ -42,6 +44,7 @@ class Step:
     """
 
     node: ir.Node
+    filled: ir.Node
     inputs: tuple[Shape | None, ...]
     outputs: tuple[Shape | None, ...]
     bodies: tuple[tuple[Step, ...], ...] = ()
@@ -131,7 +134,7 @@ class _Tracer:
         old_scan = node.op_type == "Scan" and self.opsets.get("", 1) < 9  # with a batch axis
         if walk is not None and node.domain == "" and not old_scan:
             return walk(node)
-        if node.op_type != "Constant" or node.domain != "":
+        if node.op_type != "Constant" or node.domain != "" or _refers(node):
             for value, known in zip(node.outputs, self.infer(node), strict=True):
                 self.set(value, known)
         return self.record(node)
@@ -146,48 +149,43 @@ class _Tracer:
     ) -> Step:
         inputs = tuple(self.get(value).shape for value in node.inputs)
         outputs = tuple(self.get(value).shape for value in node.outputs)
-        return Step(node, inputs, outputs, bodies, runs, which, times)
+        return Step(node, self.filled(node), inputs, outputs, bodies, runs, which, times)
 
     def infer(self, node: ir.Node) -> list[Known]:
+        filled = self.filled(node)
         inputs = [self.get(value) for value in node.inputs]
         opset = self.opsets.get(node.domain, 1)
         if node.op_type in ("Shape", "Size") and node.domain == "":
-            return [_shape_of(node, inputs[0])]
+            return [_shape_of(filled, inputs[0])]
         if onnx.defs.has(node.op_type, opset, node.domain):
-            proto = self.proto(node)
+            proto = ir.serde.serialize_node(filled)
+            proto.ClearField("input")
+            proto.input.extend("" if v is None else f"i{i}" for i, v in enumerate(node.inputs))
+            proto.ClearField("output")
+            proto.output.extend(f"o{i}" for i in range(len(node.outputs)))
             return infer(proto, opset, inputs)
-        shape = contrib_shape(node, [known.shape for known in inputs])
-        dtype = node.outputs[0].dtype or inputs[0].dtype if inputs else None
+        shape = contrib_shape(filled, inputs)
+        dtype = node.outputs[0].dtype or (inputs[0].dtype if inputs else None)
         first = UNKNOWN if shape is None else Known(tensor_type(dtype, shape))
         return [first] + [UNKNOWN] * (len(node.outputs) - 1)
 
-    def proto(self, node: ir.Node) -> onnx.NodeProto:
-        """The node as ONNX's tools take it: own names, attributes of the call filled in."""
-        proto = ir.serde.serialize_node(node)
-        proto.ClearField("input")
-        proto.input.extend("" if v is None else f"i{i}" for i, v in enumerate(node.inputs))
-        proto.ClearField("output")
-        proto.output.extend(f"o{i}" for i in range(len(node.outputs)))
-        references = [attribute for attribute in proto.attribute if attribute.ref_attr_name]
-        for reference in references:
-            proto.attribute.remove(reference)
-            given = self.attributes.get(reference.ref_attr_name)
-            if given is not None:
-                filled = ir.serde.serialize_attribute(given)
-                filled.name = reference.name
-                proto.attribute.append(filled)
-        return proto
+    def filled(self, node: ir.Node) -> ir.Node:
+        """The node, or a detached one with the attributes of the function call filled in."""
+        if not _refers(node):
+            return node
+        given = []
+        for name, attribute in node.attributes.items():
+            source = attribute.ref_attr_name
+            found = attribute if source is None else self.attributes.get(source)
+            if found is not None:
+                given.append(ir.Attr(name, found.type, found.value))
+        return ir.Node(node.domain, node.op_type, [], given, num_outputs=len(node.outputs))
 
     def call(self, node: ir.Node, function: ir.Function) -> Step:
         """Walk the function that the node calls."""
         opsets, attributes = self.opsets, self.attributes
-        given = dict(function.attributes)  # declared, with the default where there is one
-        for name, attribute in node.attributes.items():
-            source = attribute.ref_attr_name
-            given[name] = attribute if source is None else attributes.get(source, attribute)
-        given = {
-            name: attribute for name, attribute in given.items() if attribute.value is not None
-        }
+        given = {n: a for n, a in function.attributes.items() if a.value is not None}
+        given.update(self.filled(node).attributes)
         arguments = [self.get(value) for value in node.inputs]
         arguments += [UNKNOWN] * (len(function.inputs) - len(arguments))
         self.known.update(zip(function.inputs, arguments, strict=False))
@@ -225,7 +223,7 @@ class _Tracer:
             Known(tensor_type(ir.DataType.BOOL, ())),
         ]
         steps, state, rest = self.repeat(body, control, state, [], skip=1)
-        stacked = [_stack(known, times, 0) for known in rest]
+        stacked = [stack(known, times, 0) for known in rest]
         for value, known in zip(node.outputs, [*state, *stacked], strict=True):
             self.set(value, known)
         return self.record(node, (steps,), "times", times=times)
@@ -239,11 +237,11 @@ class _Tracer:
         pairs = list(zip(inputs[first:], axes, strict=True))
         lengths = {k.shape[axis] for k, axis in pairs if k.shape is not None}
         times = lengths.pop() if len(lengths) == 1 else None
-        slices = [_slice(known, axis) for known, axis in pairs]
+        slices = [slice_of(known, axis) for known, axis in pairs]
         state = [Known(known.type) for known in inputs[:first]]
         steps, state, rest = self.repeat(body, [], state, slices, skip=0)
         out_axes = node.attributes.get_ints("scan_output_axes", [0] * len(rest))
-        stacked = [_stack(k, times, axis) for k, axis in zip(rest, out_axes, strict=True)]
+        stacked = [stack(k, times, axis) for k, axis in zip(rest, out_axes, strict=True)]
         for value, known in zip(node.outputs, [*state, *stacked], strict=True):
             self.set(value, known)
         return self.record(node, (steps,), "times", times=times)
@@ -267,6 +265,11 @@ class _Tracer:
             state = after  # sizes only ever turn unknown, so this ends
 
 
+def _refers(node: ir.Node) -> bool:
+    """Whether the node takes attributes from the call of the function that it lies in."""
+    return any(attribute.is_ref() for attribute in node.attributes.values())
+
+
 def _shape_of(node: ir.Node, known: Known) -> Known:
     """Output of Shape or Size."""
     if known.shape is None:
@@ -280,19 +283,3 @@ def _shape_of(node: ir.Node, known: Known) -> Known:
     if node.op_type == "Size":
         return Known(tensor_type(ir.DataType.INT64, ()), None if data is None else data.prod())
     return Known(tensor_type(ir.DataType.INT64, (len(sizes),)), data)
-
-
-def _slice(known: Known, axis: int) -> Known:
-    """One slice of a scan input."""
-    if known.shape is None:
-        return known
-    axis %= len(known.shape)
-    return Known(tensor_type(known.dtype, known.shape[:axis] + known.shape[axis + 1 :]))
-
-
-def _stack(known: Known, times: int | None, axis: int) -> Known:
-    """Slices put together along `axis`."""
-    if known.shape is None:
-        return known
-    axis %= len(known.shape) + 1
-    return Known(tensor_type(known.dtype, (*known.shape[:axis], times, *known.shape[axis:])))

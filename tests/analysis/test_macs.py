@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxslim_rx.analysis import flops
+from onnxslim_rx.analysis import flops, inspect_model
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import load, serialize
 
@@ -210,6 +210,34 @@ def test_functions_count_at_every_call(build):
     inner = next(iter(next(iter(model.functions.values()))))
     assert result.nodes[inner].macs == 2 * 5 * 6 * 6
     assert result.unknown == ()
+
+
+NESTED = """<domain: "f", opset_import: ["": 17, "f": 1]> outer <t> (a, w) => (b) {
+        b = f.inner<t: int = @t>(a, w) }
+    <domain: "f", opset_import: ["": 17]> inner <t> (a, w) => (b) {
+        b = Gemm<transB: int = @t>(a, w) }"""
+
+
+def test_functions_hand_attributes_on(build):
+    body = "z = f.outer<t=0>(x, w) y = f.outer<t=1>(z, w)"  # 6 to 8 and back
+    model = build("float[5,6] x", body, functions=NESTED, w=(6, 8))
+
+    assert flops(model).macs == 2 * 5 * 6 * 8
+
+
+COLUMNS = """<domain: "f", opset_import: ["": 17]> columns <shape> (a, w) => (b) {
+        s = Constant<value_ints: ints = @shape>() r = Reshape(a, s) b = MatMul(r, w) }"""
+
+
+def test_constants_of_functions_differ_from_call_to_call(build):
+    body = "z = f.columns<shape=[30,1]>(x, v) y = f.columns<shape=[15,2]>(x, w)"
+    model = build("float[5,6] x", body, functions=COLUMNS, v=(1, 4), w=(2, 4))
+
+    result = flops(model)
+
+    assert result.unknown == ()
+    assert result.macs == 30 * 1 * 4 + 15 * 2 * 4
+    assert inspect_model(model).totals["params"] == 4 + 8
 
 
 def test_unknown_operators_are_named_and_counted_as_nothing(build):
