@@ -143,7 +143,8 @@ def _finish(args: argparse.Namespace, report: Report) -> None:
         print_report(console, report)
         if args.profile:
             print_profile(console, report.passes)
-        written = [path for path in (args.output, getattr(args, "save_plan", None), page) if path]
+        plan_path = getattr(args, "save_plan", None)
+        written = filter(None, (args.output, plan_path, page, args.json))
         show_line(console, "wrote " + ", ".join(written))
 
     show(args, report.to_dict(), draw)

@@ -132,6 +132,8 @@ def layers_plot(layers: Sequence[LayerRow]) -> str:
         return ""
 
     def draw(figure: Figure) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         axes = figure.subplots()
         width = 0.85 if len(sizes) <= 150 else 1.0
         axes.bar(list(sized), [before for before, _ in sizes], width, color=_BEFORE, label="before")
@@ -141,7 +143,7 @@ def layers_plot(layers: Sequence[LayerRow]) -> str:
             axes.set_yscale("symlog", linthresh=1e4)
             note = " (log scale)"
         axes.yaxis.set_major_formatter(lambda value, _: bytes_text(value))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("layer, in graph order")
         axes.set_ylabel("weights" + note)
         axes.margins(x=0.01)
