@@ -8,9 +8,11 @@ from onnxslim_rx.errors import InputError
 
 __all__ = ["explain"]
 
-_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_CODE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(Exception during initialization: )?")
 # file, line and signature of the C++ function that failed; brackets nest once in signatures
-_PLACE = re.compile(r"(?:[A-Za-z]:)?[\\/]\S+?:\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)? ")
+_PLACE = re.compile(
+    r"(?:[A-Za-z]:)?[\\/]\S+?:\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const|::<lambda\(\)>)? "
+)
 
 _UPDATE = "update onnxruntime, or export the model again for an older version"
 # what is found in the message; how it is said to the user: found, expected, advice
@@ -44,7 +46,7 @@ _KNOWN = (
         r"Could not find an implementation for (\S+?)\((\d+)\) node with name '(.*?)'",
         r"onnxruntime has no CPU kernel for \1 (opset \2) with the types used at node '\3'",
         "",
-        "use another element type there",
+        "use another element type there, or export the model again for a newer opset",
     ),
     (
         r"protobuf parsing failed",

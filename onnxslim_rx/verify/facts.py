@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
-from onnxslim_rx.ir import constant, nodes
+from onnxslim_rx.ir import clone, constant, nodes
 
 __all__ = ["Facts", "Size", "find_facts"]
 
@@ -67,8 +68,11 @@ class _Trace:
 
 def find_facts(model: ir.Model) -> dict[str, Facts]:
     """Follow every input of the main graph through whatever moves or shifts its values."""
+    if model.functions:
+        model = clone(model)
+        common.InlinePass()(model)
     branches = _branch_outputs(model)
-    return {str(value.name): _follow(value, model, branches) for value in model.graph.inputs}
+    return {str(value.name): _follow(value, branches) for value in model.graph.inputs}
 
 
 def _branch_outputs(model: ir.Model) -> dict[ir.Value, ir.Value]:
@@ -84,7 +88,7 @@ def _branch_outputs(model: ir.Model) -> dict[ir.Value, ir.Value]:
     }
 
 
-def _follow(start: ir.Value, model: ir.Model, branches: Mapping[ir.Value, ir.Value]) -> Facts:
+def _follow(start: ir.Value, branches: Mapping[ir.Value, ir.Value]) -> Facts:
     facts = Facts()
     facts.scale, facts.shift = _normalisation(start)
     seen: set[ir.Value] = set()
@@ -98,11 +102,7 @@ def _follow(start: ir.Value, model: ir.Model, branches: Mapping[ir.Value, ir.Val
             stack.append(dataclasses.replace(trace, value=branches[trace.value]))
         for node, index in trace.value.uses():
             _note(facts, trace, node, index)
-            function = model.functions.get(node.op_identifier())
-            if function is not None:
-                stack.append(dataclasses.replace(trace, value=function.inputs[index]))
-            else:
-                stack.extend(_onward(trace, node, index))
+            stack.extend(_onward(trace, node, index))
     return facts
 
 

@@ -16,6 +16,7 @@ from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import load
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.verify.facts import Facts, find_facts
+from onnxslim_rx.verify.measures import is_float
 from onnxslim_rx.verify.parts import flatten
 from onnxslim_rx.verify.sizes import axis_key, concrete_shape, open_axes, total_sizes
 from onnxslim_rx.verify.state import check_state, guess_state
@@ -27,6 +28,7 @@ Array = npt.NDArray[Any]
 Dataset = list[dict[str, Array]]
 
 _MOST_TRIES = 300
+_MOST_SPOILT = 10  # settings that run but give NaN; more will not help
 _SHORTEST, _LONGEST = 8, 64  # steps of a sequence whose length is open
 _CHAIN = 8  # steps before a model with state starts afresh
 _ADVICE = "give samples of your own with --calibration"
@@ -83,7 +85,7 @@ class _Source:
     ) -> None:
         self.runner = runner
         self.state = state
-        self.axes = open_axes(runner.inputs, facts)
+        self.axes = open_axes(runner.inputs, facts, state)
         self.makers = {
             name: makers(spec, facts[name])
             for name, spec in runner.inputs.items()
@@ -123,17 +125,20 @@ class _Source:
         return data
 
     def _first_that_runs(self, seed: int) -> _Setting:
-        """The likeliest setting with which the model runs, with finite outputs if there is one."""
-        fallback: _Setting | None = None
+        """The likeliest setting with which the model runs, without NaN if there is one."""
+        spoilt: list[_Setting] = []
         for setting in itertools.islice(self._settings(), _MOST_TRIES):
             outputs = self._run(self._sample(setting, {}, [seed, 0]))
-            if outputs is not None:
-                if _mostly_finite(outputs):
-                    return setting
-                fallback = fallback or setting
-        if fallback is None:
+            if outputs is None:
+                continue
+            if not _has_nan(outputs):
+                return setting
+            spoilt.append(setting)
+            if len(spoilt) == _MOST_SPOILT:
+                break
+        if not spoilt:
             raise self._refusal()
-        return fallback
+        return spoilt[0]
 
     def _settings(self) -> Iterator[_Setting]:
         """Settings from the likeliest on: with no, one, two ... unlikely choices.
@@ -216,8 +221,6 @@ def _by_changes(counts: Mapping[Hashable, int]) -> Iterator[dict[Hashable, int]]
                 yield {**dict.fromkeys(counts, 0), **dict(zip(changed, indexes, strict=True))}
 
 
-def _mostly_finite(outputs: Mapping[str, Any]) -> bool:
-    """Whether at least half of the numbers are finite."""
+def _has_nan(outputs: Mapping[str, Any]) -> bool:
     arrays = [array for name, value in outputs.items() for _, array in flatten(name, value)]
-    floats = [array.astype(np.float64) for array in arrays if array.dtype.kind == "f"]
-    return all(np.isfinite(array).mean() >= 0.5 for array in floats if array.size)
+    return any(is_float(array.dtype) and np.isnan(array).any() for array in arrays)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
 from onnxslim_rx.runtime import TensorSpec
@@ -53,10 +53,18 @@ def axis_key(spec: TensorSpec, axis: int) -> str:
     return "batch" if axis == 0 and len(spec.shape) > 1 else f"{spec.name}.{axis}"
 
 
-def open_axes(inputs: Mapping[str, TensorSpec], facts: Mapping[str, Facts]) -> list[Axis]:
-    """Every open size of `inputs`, once; a size that a weight fixes has one option."""
+def open_axes(
+    inputs: Mapping[str, TensorSpec], facts: Mapping[str, Facts], state: Collection[str] = ()
+) -> list[Axis]:
+    """Every open size of `inputs`, once; a size that a weight fixes has one option.
+
+    Args:
+        inputs: what the model takes.
+        facts: what the graph tells, by input.
+        state: names of the inputs that are state; their open sizes are steps already done.
+    """
     found: dict[str, Axis] = {}
-    for axis in _all_axes(inputs, facts):
+    for axis in _all_axes(inputs, facts, state):
         if axis.key not in found or axis.kind == "fixed":
             found[axis.key] = axis
     return list(found.values())
@@ -98,7 +106,9 @@ def image_axes(spec: TensorSpec) -> tuple[int, ...]:
     return axes if all(not isinstance(size, int) or size >= 16 for size in spatial) else ()
 
 
-def _all_axes(inputs: Mapping[str, TensorSpec], facts: Mapping[str, Facts]) -> Iterator[Axis]:
+def _all_axes(
+    inputs: Mapping[str, TensorSpec], facts: Mapping[str, Facts], state: Collection[str]
+) -> Iterator[Axis]:
     for name, spec in inputs.items():
         rank = len(spec.shape)
         fixed = {
@@ -112,6 +122,7 @@ def _all_axes(inputs: Mapping[str, TensorSpec], facts: Mapping[str, Facts]) -> I
                 yield Axis(key, "fixed", (fixed[axis],))
             else:
                 kind = _kind(key.lower(), spec, axis, facts[name])
+                kind = "past" if name in state and kind == "sequence" else kind
                 yield Axis(key, kind, _OPTIONS.get(kind, ()))
 
 

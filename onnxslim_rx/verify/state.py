@@ -11,8 +11,8 @@ from onnxslim_rx.runtime import TensorSpec
 __all__ = ["check_state", "guess_state"]
 
 # what exporters call the state before and after a step; `h0` and `hn`, `r1i` and `r1o` are glued
-_OLD = {"past", "prev", "previous", "old", "init", "initial", "input", "in"}
-_NEW = {"present", "next", "new", "updated", "output", "out", "final"}
+_OLD = {"prev", "previous", "old", "init", "initial", "input", "in"}
+_NEW = {"next", "new", "updated", "output", "out", "final"}
 _OLD_END = re.compile(r" ?[0i]$")
 _NEW_END = re.compile(r" ?[on]$")
 # what a state is called; keeps `image_in` and `image_out` of a denoiser apart
@@ -74,7 +74,7 @@ def _fits(old: TensorSpec, new: TensorSpec) -> bool:
 
 def _stems(name: str, noise: set[str], end: re.Pattern[str]) -> set[str]:
     """What is left of `name` without the words, and without the ending, that say which step."""
-    name = re.sub(r"(past|present)_key_values", r"\1", name)
+    name = re.sub(r"(past|present)(_key_values)?(?![a-z])", "kv", name)
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()  # stateN
     words = " ".join(word for word in re.split(r"[^a-z0-9]+", name) if word not in noise)
     return {words, end.sub("", words)} - {""}
