@@ -16,10 +16,9 @@ from onnxslim_rx.analysis import Inspection
 from onnxslim_rx.benchmark import Benchmark, measure
 from onnxslim_rx.calibration import Calibration, load_data
 from onnxslim_rx.ir import ModelLike, kind_of, load, save, to_kind
-from onnxslim_rx.manager import PassManager
 from onnxslim_rx.metrics import load_metric
 from onnxslim_rx.optimizer import Optimizer, Outcome
-from onnxslim_rx.pipeline import clean_passes
+from onnxslim_rx.pipeline import clean
 from onnxslim_rx.plans import Budget, Plan
 from onnxslim_rx.progress import listen
 from onnxslim_rx.report import Report
@@ -147,14 +146,14 @@ def simplify(model: ModelLike, *, verify: Verify = "end", progress: bool = True)
         progress: show bars on a terminal.
 
     Returns:
-        A new model of the same kind; for a path, an `onnx_ir.Model`.
+        A new model of the same kind; for a path, an `onnx_ir.Model`. A pass that fails its
+        verification is undone, and the others stay.
 
     Raises:
         InputError: the model cannot be used.
-        VerificationError: a pass changed what the model computes.
     """
     with _showing(progress):
-        return PassManager(clean_passes(), verify=verify)(model)
+        return to_kind(clean(load(model), verify=verify).model, kind_of(model))
 
 
 def compare(a: ModelLike, b: ModelLike, inputs: Calibration | None = None) -> Comparison:

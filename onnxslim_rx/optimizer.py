@@ -16,10 +16,10 @@ from onnxslim_rx.analysis import flops
 from onnxslim_rx.calibration import Calibration, Split, collect, load_data, split
 from onnxslim_rx.errors import BudgetError, InputError
 from onnxslim_rx.ir import ModelLike, digest, load, size_bytes
-from onnxslim_rx.manager import JournalEntry, PassManager
+from onnxslim_rx.manager import JournalEntry
 from onnxslim_rx.metrics import Metric, load_metric
 from onnxslim_rx.passbase import CompressionPass, LayerStatistics, Skipped
-from onnxslim_rx.pipeline import clean_passes
+from onnxslim_rx.pipeline import CLEAN, clean
 from onnxslim_rx.planner import (
     Choice,
     CostLimits,
@@ -172,15 +172,13 @@ class _Run:
         return split(made, options.seed), True
 
     def clean(self, original: ir.Model) -> tuple[ir.Model, Sequence[JournalEntry]]:
-        names = [name for name in clean_passes() if self.wanted(name)]
-        manager = PassManager(
-            names,
+        found = clean(
+            original,
             verify=self.options.verify,
             target=self.target,
             seed=self.options.seed,
-            on_failure="rollback",
+            skip=[name for name in CLEAN if not self.wanted(name)],
         )
-        found = manager.run(original)
         for entry in found.journal:
             if entry.failure:
                 self.notes.append(f"The pass {entry.name} was undone: {entry.failure}.")

@@ -95,7 +95,7 @@ def _time(unit: Unit, passes: Mapping[str, CompressionPass]) -> dict[tuple[Stage
     runners = {}
     for stages in dict.fromkeys([(), *(_timed_stages(c) for c in unit.choices)]):
         try:
-            runner = Runner(isolate(unit, stages, passes), spin=False)
+            runner = Runner(isolate(unit, stages, passes))
         except InputError:
             continue  # this runtime cannot run the choice
         feed: dict[str, npt.NDArray[Any]] = {

@@ -47,8 +47,9 @@ class Runner:
         optimize: let onnxruntime rewrite the graph at load.
         outputs: names of the outputs to compute; None computes all.
         libraries: libraries of custom operators to load.
-        spin: let idle threads wait actively for the next run. Off where many sessions are timed
-            in turns: the threads of one would take the cores from the next.
+        spin: let idle threads wait actively for the next run, as onnxruntime does unless told
+            otherwise. Here they would take the cores from whatever comes between two runs: numpy,
+            or another session that is timed in turns with this one.
 
     Attributes:
         inputs: what must be given, by name. Weights that may be given too (initializers that
@@ -67,7 +68,7 @@ class Runner:
         optimize: bool = True,
         outputs: Sequence[str] | None = None,
         libraries: Sequence[str | os.PathLike[str]] = (),
-        spin: bool = True,
+        spin: bool = False,
     ) -> None:
         options = onnxruntime.SessionOptions()
         if not spin:
