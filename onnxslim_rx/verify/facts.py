@@ -21,7 +21,12 @@ _MOVES = {
     "Cast", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad",
     "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 }  # fmt: skip
-_KEEPS_AXES = {"Cast", "Identity", "Add", "Sub", "Mul", "Div"}
+# these outputs have the axes of any input
+_KEEPS_AXES = {
+    "Add", "BatchNormalization", "Cast", "Clip", "Div", "Dropout", "Elu", "Erf", "Exp", "Gelu",
+    "Identity", "LayerNormalization", "LeakyRelu", "Log", "Mul", "Pow", "Relu", "Sigmoid",
+    "Softmax", "Sqrt", "Sub", "Tanh",
+}  # fmt: skip
 # which input is an index, and into which axis (by default) of which other input
 _INDEXES = {
     ("Gather", 1): (0, 0),
@@ -59,11 +64,10 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class _Trace:
-    """A value that holds `input + shift`, its axes those of the input or moved."""
+    """A value that holds `input + shift`, perhaps at other places."""
 
     value: ir.Value
     shift: float = 0.0
-    same_axes: bool = True
 
 
 def find_facts(model: ir.Model) -> dict[str, Facts]:
@@ -91,13 +95,14 @@ def _branch_outputs(model: ir.Model) -> dict[ir.Value, ir.Value]:
 def _follow(start: ir.Value, branches: Mapping[ir.Value, ir.Value]) -> Facts:
     facts = Facts()
     facts.scale, facts.shift = _normalisation(start)
-    seen: set[ir.Value] = set()
+    facts.sizes = _fixed_sizes(start)
+    seen: set[_Trace] = set()
     stack = [_Trace(start)]
     while stack:
         trace = stack.pop()
-        if trace.value in seen:
+        if trace in seen:
             continue
-        seen.add(trace.value)
+        seen.add(trace)
         if trace.value in branches:
             stack.append(dataclasses.replace(trace, value=branches[trace.value]))
         for node, index in trace.value.uses():
@@ -120,9 +125,8 @@ def _onward(trace: _Trace, node: ir.Node, index: int) -> Iterator[_Trace]:
         or (node.op_type == "Where" and index > 0)
     ):
         return
-    same = trace.same_axes and node.op_type in _KEEPS_AXES
     for output in node.outputs:
-        yield _Trace(output, shift, same)
+        yield _Trace(output, shift)
 
 
 def _note(facts: Facts, trace: _Trace, node: ir.Node, index: int) -> None:
@@ -141,14 +145,27 @@ def _note(facts: Facts, trace: _Trace, node: ir.Node, index: int) -> None:
             facts.compared.add(other - trace.shift)
     elif op in ("LSTM", "GRU", "RNN") and index == 4:
         facts.is_length = True
-    if trace.same_axes and index == 0:
-        facts.sizes.update(_fixed_sizes(node))
     if op in ("STFT", "Conv") and index == 0:
         facts.waveform |= _long_kernel(node)
 
 
-def _fixed_sizes(node: ir.Node) -> dict[int, int]:
-    """Sizes of axes of the first input that the node's weight fixes; negative from the end."""
+def _fixed_sizes(start: ir.Value) -> dict[int, int]:
+    """Sizes of axes of `start` that weights fix; negative axes count from the end."""
+    sizes: dict[int, int] = {}
+    seen = {start}
+    stack = [start]
+    while stack:
+        for node, index in stack.pop().uses():
+            if index == 0:
+                sizes.update(_sizes_before(node))
+            fresh = {node.outputs[0]} - seen if node.op_type in _KEEPS_AXES else set()
+            seen |= fresh
+            stack.extend(fresh)
+    return sizes
+
+
+def _sizes_before(node: ir.Node) -> dict[int, int]:
+    """Sizes of axes of the node's first input that its weight fixes."""
     weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     shape = () if weight is None else tuple(int(size) for size in weight.shape.numpy())
     if node.op_type == "MatMul" and len(shape) >= 2:
