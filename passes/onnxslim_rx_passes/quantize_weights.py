@@ -107,16 +107,19 @@ class QuantizeWeights(CompressionPass):
         shape = tensor.shape.numpy()
         scales = math.prod(shape[axis] for axis in _axes(layer))
         size = tensor.size + scales * tensor.dtype.itemsize
-        if size + _OVERHEAD_BYTES >= tensor.nbytes:
+        weight = _array(layer)
+        if size + _OVERHEAD_BYTES >= tensor.nbytes or not np.isfinite(weight).all():
             return
+        rounded = _rounded(layer, weight, _axes(layer), self.bits)
+        norm = float(np.linalg.norm(weight))
+        error = float(np.linalg.norm(rounded - weight)) / norm if norm > 0 else 0.0
         forms = ["cast-mul", "dequantize-linear"] if self.form is None else [self.form]
         for form in forms:
             if form == "dequantize-linear" and not _takes_dequantize_linear(layer):
                 continue
-            stage = Stage(self.name, {"bits": self.bits, "form": form})
             yield Candidate(
-                (stage,),
-                error=_relative_error(self.transform(layer, stage, (_array(layer),), stats), layer),
+                (Stage(self.name, {"bits": self.bits, "form": form}),),
+                error=error,
                 bytes=size,
                 flops=2 * tensor.size,
                 folds=form == "cast-mul",
@@ -197,12 +200,6 @@ def _rounded(
     layer: Layer, weight: npt.NDArray[Any], axes: Sequence[int], bits: int
 ) -> npt.NDArray[np.float64]:
     return dequantize(quantize_symmetric(weight, axes, bits, _scale_type(layer)))
-
-
-def _relative_error(factors: Factors, layer: Layer) -> float:
-    weight = _array(layer)
-    norm = float(np.linalg.norm(weight))
-    return float(np.linalg.norm(factors[0] - weight)) / norm if norm > 0 else 0.0
 
 
 def _scale_type(layer: Layer) -> type[np.floating[Any]]:
