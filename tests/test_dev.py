@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,17 @@ def test_oldest_dependencies_are_those_of_the_oldest_python(dev, ready, monkeypa
     monkeypatch.setattr(dev, "PYTHON", (3, 10))
     assert dev.main([*flags, "test", "--lowest"]) == 0
     assert [call[1:3] for call in calls] == [("-m", "pytest")]
+
+
+def test_demo_makes_the_model_small_and_keeps_its_accuracy(root, tmp_path):
+    command = [sys.executable, root / "tools" / "demo.py", "--output", tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = re.search(r"accuracy .*: (\d+\.\d+)% -> (\d+\.\d+)%", done.stdout)
+    assert shown is not None
+    before, after = map(float, shown.groups())
+    # the budget holds on 75 confirming images; on 600 others, one standard error is 0.44 points
+    assert after >= max(97.0, before - 0.5 - 3 * 0.44)
+    assert (tmp_path / "digits.html").stat().st_size > 0
+    sizes = [p.stat().st_size for p in (root / "models/digits.onnx", tmp_path / "digits.slim.onnx")]
+    assert sizes[1] < sizes[0] / 3  # INT8 alone gives almost 4

@@ -46,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         return code
     if own:
         before, after = (accuracy(path) for path in (DIGITS, slim))
-        print(f"accuracy on 600 images held out from everything: {before:.2%} -> {after:.2%}")
-    print(f"model: {slim}\nreport, with plots, for any browser: {report.resolve().as_uri()}")
+        print(f"accuracy on 600 images that nothing above has seen: {before:.2%} -> {after:.2%}")
+    print(f"report, with plots, for any browser: {report.resolve().as_uri()}")
     return 0
 
 
