@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnxslim_rx.errors import OnnxslimError, PassError
 from onnxslim_rx.manager.invariants import (
+    Fingerprint,
     Signature,
     broken_promise,
     fingerprint,
@@ -30,8 +31,24 @@ def context(model: ir.Model, target: Target, seed: int) -> PassContext:
     )
 
 
-def call(one: RewritePass, model: ir.Model, ctx: PassContext, promise: Signature) -> PassResult:
+def call(
+    one: RewritePass,
+    model: ir.Model,
+    ctx: PassContext,
+    promise: Signature,
+    before: Fingerprint,
+) -> tuple[PassResult, Fingerprint]:
     """Call a rewrite pass and check what it says and what it left.
+
+    Args:
+        one: the pass.
+        model: what it works on.
+        ctx: what is lent to it.
+        promise: what callers of the model rely on.
+        before: fingerprint of `model`.
+
+    Returns:
+        What the pass returned, and the fingerprint of the model in it.
 
     Raises:
         PassError: it raised, lied about `modified`, or left a broken model.
@@ -43,16 +60,16 @@ def call(one: RewritePass, model: ir.Model, ctx: PassContext, promise: Signature
         one.ensures(result.model)
         return result
 
-    before = fingerprint(model)
     result = guarded(one.name, run)
-    changed = fingerprint(result.model) != before
+    after = fingerprint(result.model)
+    changed = after != before
     if changed and not result.modified:
         raise PassError(f"the pass {one.name!r} says that it left the model, and it changed it")
     if result.modified and not changed:
         raise PassError(f"the pass {one.name!r} says that it changed the model, and it did not")
     if changed:
         inspect(one.name, result.model, promise)
-    return result
+    return result, after
 
 
 def guarded(name: str, run: Callable[[], PassResult]) -> PassResult:

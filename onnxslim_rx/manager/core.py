@@ -10,12 +10,12 @@ import onnx_ir as ir
 
 from onnxslim_rx import registry
 from onnxslim_rx.errors import InputError, PassError, VerificationError
-from onnxslim_rx.ir import ModelLike, clone, kind_of, load, nodes, to_kind
+from onnxslim_rx.ir import ModelLike, clone, kind_of, load, to_kind
 from onnxslim_rx.manager.compress import carry_out, check_runs
 from onnxslim_rx.manager.contract import inspect
 from onnxslim_rx.manager.equivalence import Equivalence
 from onnxslim_rx.manager.group import Group
-from onnxslim_rx.manager.invariants import problem, signature
+from onnxslim_rx.manager.invariants import fingerprint, problem, signature
 from onnxslim_rx.manager.journal import Journal, ManagerResult, OnFailure, Stopwatch
 from onnxslim_rx.passbase import CompressionPass, RewritePass
 from onnxslim_rx.progress import task
@@ -151,20 +151,19 @@ class _Run:
         one = self.manager.passes[index]
         assert isinstance(one, CompressionPass)  # groups of rewrite passes are run elsewhere
         start, self.model = self.model, clone(self.model)
-        before = sum(1 for _ in nodes(start))
-        watch = Stopwatch()
+        watch, before = Stopwatch(), fingerprint(start)
         try:
-            result = carry_out(one, self.model, self.manager.target)
+            result, after = carry_out(one, self.model, self.manager.target, before)
             inspect(one.name, self.model, self.promise)
             seed = self.manager.seed
             if result.modified:
                 self.if_it_runs(lambda: check_runs(one.name, start, self.model, seed))
         except (PassError, VerificationError) as failure:
             self.model = start
-            self.journal.note(index, watch, before, self.model, None)
+            self.journal.note(index, watch, (before.nodes, before.nodes), None)
             self.journal.reject(index, failure)
         else:
-            self.journal.note(index, watch, before, self.model, result)
+            self.journal.note(index, watch, (before.nodes, after.nodes), result)
 
     def if_it_runs(self, verify: Callable[[], _T]) -> _T | None:
         """The value of `verify`; None where that is not asked, or the original does not run.

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from onnxslim_rx.errors import InputError, PassError, VerificationError
-from onnxslim_rx.ir import clone, nodes
+from onnxslim_rx.ir import clone
 from onnxslim_rx.manager.contract import call, context
 from onnxslim_rx.manager.equivalence import Equivalence, first_difference
-from onnxslim_rx.manager.invariants import Signature
+from onnxslim_rx.manager.invariants import Fingerprint, Signature, fingerprint
 from onnxslim_rx.manager.journal import Journal, Stopwatch
 from onnxslim_rx.passbase import RewritePass
 from onnxslim_rx.targets import Target
@@ -55,7 +55,11 @@ class Group:
         self._target = target
         self._seed = seed
         self._max_rounds = max_rounds
-        self._model = clone(start)
+        self._set(clone(start), fingerprint(start))
+
+    def _set(self, model: ir.Model, print_: Fingerprint) -> None:
+        self._model = model
+        self._print = print_
 
     def run(self, check: Equivalence | None, *, each: bool) -> ir.Model:
         """The model after the passes.
@@ -76,7 +80,7 @@ class Group:
             if guilty is None:
                 return self._model
             self._journal.reject(*guilty)
-            self._model = clone(self._start)
+            self._set(clone(self._start), fingerprint(self._start))
 
     def _settle(self, check: Equivalence | None) -> list[int]:
         """Call the passes in turns; return the calls, in order, that changed the model."""
@@ -97,22 +101,22 @@ class Group:
     def _call(self, index: int, trace: Sequence[int], check: Equivalence | None) -> bool:
         """Call one pass and check it; whether it changed the model, and that was kept."""
         one = self._passes[index]
-        before = sum(1 for _ in nodes(self._model))
-        watch = Stopwatch()
+        watch, before = Stopwatch(), self._print
         try:
             ctx = context(self._model, self._target, self._seed)
-            result = call(one, self._model, ctx, self._promise)
+            result, after = call(one, self._model, ctx, self._promise, before)
             if check is not None and result.modified:
                 why = _difference(check, result.model)
                 if why is not None:
                     raise VerificationError(_guilty(one.name, why))
         except (PassError, VerificationError) as failure:
-            self._model = self._replay(trace)
-            self._journal.note(index, watch, before, self._model, None)
+            model = self._replay(trace)
+            self._set(model, fingerprint(model))
+            self._journal.note(index, watch, (before.nodes, self._print.nodes), None)
             self._journal.reject(index, failure)
             return False
-        self._model = result.model
-        self._journal.note(index, watch, before, self._model, result)
+        self._set(result.model, after)
+        self._journal.note(index, watch, (before.nodes, after.nodes), result)
         return result.modified
 
     def _replay(self, trace: Sequence[int]) -> ir.Model:

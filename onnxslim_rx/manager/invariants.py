@@ -22,15 +22,17 @@ class Fingerprint:
         structure: names, types, shapes, operators, attributes, metadata, and the identity of
             each tensor.
         tensors: keeps the tensors alive, so that no new one can take the identity of an old.
+        nodes: nodes of all graphs and functions.
     """
 
     structure: Hashable
     tensors: tuple[ir.TensorProtocol, ...] = dataclasses.field(compare=False, repr=False)
+    nodes: int = dataclasses.field(compare=False)
 
 
 def fingerprint(model: ir.Model) -> Fingerprint:
     """All that a file of `model` would hold, save the contents of tensors."""
-    tensors: list[ir.TensorProtocol] = []
+    walk = _Walk()
     head = (
         model.ir_version,
         model.producer_name,
@@ -41,41 +43,67 @@ def fingerprint(model: ir.Model) -> Fingerprint:
         _items(model.metadata_props),
     )
     functions = tuple(
-        (key, _items(f.attributes, tensors), _items(f.metadata_props), _graph(f.graph, tensors))
+        (key, walk.attributes(f.attributes), _items(f.metadata_props), walk.graph(f.graph))
         for key, f in model.functions.items()
     )
-    return Fingerprint((head, _graph(model.graph, tensors), functions), tuple(tensors))
+    structure = head, walk.graph(model.graph), functions
+    return Fingerprint(structure, tuple(walk.tensors), walk.nodes)
 
 
-def _graph(graph: ir.Graph, tensors: list[ir.TensorProtocol]) -> Hashable:
-    initializers = []
-    for name, value in graph.initializers.items():
-        if value.const_value is not None:
-            tensors.append(value.const_value)
-        initializers.append((name, id(value.const_value), _value(value)))
-    return (
-        graph.name,
-        graph.doc_string,
-        _items(graph.metadata_props),
-        _items(graph.opset_imports),
-        tuple(_value(value) for value in graph.inputs),
-        tuple(_value(value) for value in graph.outputs),
-        tuple(initializers),
-        tuple(_node(node, tensors) for node in graph),
-    )
+class _Walk:
+    """Collects tensors, and counts nodes, on the way."""
 
+    def __init__(self) -> None:
+        self.tensors: list[ir.TensorProtocol] = []
+        self.nodes = 0
 
-def _node(node: ir.Node, tensors: list[ir.TensorProtocol]) -> Hashable:
-    return (
-        node.op_identifier(),
-        node.name,
-        node.version,
-        node.doc_string,
-        tuple(value.name if value is not None else None for value in node.inputs),
-        tuple(_value(value) for value in node.outputs),
-        _items(node.attributes, tensors),
-        _items(node.metadata_props),
-    )
+    def graph(self, graph: ir.Graph) -> Hashable:
+        self.nodes += len(graph)
+        return (
+            graph.name,
+            graph.doc_string,
+            _items(graph.metadata_props),
+            _items(graph.opset_imports),
+            tuple(_value(value) for value in graph.inputs),
+            tuple(_value(value) for value in graph.outputs),
+            tuple(
+                (name, self.tensor(value.const_value), _value(value))
+                for name, value in graph.initializers.items()
+            ),
+            tuple(self.node(node) for node in graph),
+        )
+
+    def node(self, node: ir.Node) -> Hashable:
+        return (
+            node.op_identifier(),
+            node.name,
+            node.version,
+            node.doc_string,
+            tuple(value.name if value is not None else None for value in node.inputs),
+            tuple(_value(value) for value in node.outputs),
+            self.attributes(node.attributes),
+            _items(node.metadata_props),
+        )
+
+    def attributes(self, attributes: Mapping[str, ir.Attr]) -> Hashable:
+        return tuple((name, self.attribute(one)) for name, one in attributes.items())
+
+    def attribute(self, attribute: ir.Attr) -> Hashable:
+        kind = attribute.type
+        if attribute.is_ref() or attribute.value is None:
+            return str(attribute)
+        if kind == ir.AttributeType.GRAPH:
+            return kind, self.graph(attribute.as_graph())
+        if kind == ir.AttributeType.GRAPHS:
+            return kind, tuple(self.graph(graph) for graph in attribute.as_graphs())
+        if kind == ir.AttributeType.TENSOR:
+            return kind, self.tensor(attribute.as_tensor())
+        return kind, repr(attribute.value)
+
+    def tensor(self, tensor: ir.TensorProtocol | None) -> int:
+        if tensor is not None:
+            self.tensors.append(tensor)
+        return id(tensor)
 
 
 def _value(value: ir.Value) -> Hashable:
@@ -83,27 +111,8 @@ def _value(value: ir.Value) -> Hashable:
     return value.name, str(value.type), shape, _items(value.metadata_props), value.doc_string
 
 
-def _items(
-    mapping: Mapping[str, object], tensors: list[ir.TensorProtocol] | None = None
-) -> Hashable:
-    return tuple(
-        (key, _attribute(item, tensors) if tensors is not None else item)
-        for key, item in mapping.items()
-    )
-
-
-def _attribute(attribute: object, tensors: list[ir.TensorProtocol] | None) -> Hashable:
-    if not isinstance(attribute, ir.Attr) or tensors is None or attribute.is_ref():
-        return str(attribute)
-    kind = attribute.type
-    if kind == ir.AttributeType.GRAPH:
-        return kind, _graph(attribute.as_graph(), tensors)
-    if kind == ir.AttributeType.GRAPHS:
-        return kind, tuple(_graph(graph, tensors) for graph in attribute.as_graphs())
-    if kind == ir.AttributeType.TENSOR and attribute.value is not None:
-        tensors.append(attribute.as_tensor())
-        return kind, id(attribute.as_tensor())
-    return kind, repr(attribute.value)
+def _items(mapping: Mapping[str, Hashable]) -> Hashable:
+    return tuple(mapping.items())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxslim_rx.errors import OnnxslimError
-from onnxslim_rx.ir import nodes
 from onnxslim_rx.passbase import PassResult, Skipped
 
 __all__ = ["Journal", "JournalEntry", "ManagerResult", "OnFailure", "Stopwatch"]
@@ -93,20 +92,14 @@ class Journal:
         return bool(self.entries[index].failure)
 
     def note(
-        self,
-        index: int,
-        watch: Stopwatch,
-        before: int,
-        model: ir.Model,
-        result: PassResult | None,
+        self, index: int, watch: Stopwatch, nodes: tuple[int, int], result: PassResult | None
     ) -> None:
         """Add one call.
 
         Args:
             index: position of the pass.
             watch: started with the call.
-            before: nodes of the model before the call.
-            model: the model after the call, and after what was taken back.
+            nodes: of the model before and after.
             result: what the pass returned; None where it was taken back.
         """
         old = self.entries[index]
@@ -116,8 +109,8 @@ class Journal:
             seconds=old.seconds + seconds,
             cpu_seconds=old.cpu_seconds + cpu_seconds,
             calls=old.calls + 1,
-            nodes_before=old.nodes_before if old.calls else before,
-            nodes_after=sum(1 for _ in nodes(model)),
+            nodes_before=old.nodes_before if old.calls else nodes[0],
+            nodes_after=nodes[1],
             changed=old.changed or (result is not None and result.modified),
             rewritten=old.rewritten + (result.rewritten if result is not None else 0),
             skipped=result.skipped if result is not None else old.skipped,

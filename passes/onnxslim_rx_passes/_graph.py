@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import logging
 from collections.abc import Iterator
 
+import onnx
 import onnx_ir as ir
 
-from onnxslim_rx.analysis import infer_shapes
-from onnxslim_rx.ir import clone, graphs, nodes
+from onnxslim_rx.ir import graphs
 
 __all__ = ["Proofs", "has_reference", "is_random", "label", "opset"]
 
+_log = logging.getLogger(__name__)
+
+_LARGE_BYTES = 1024  # no operator takes a shape from a larger constant
 _RANDOM = {
     "Bernoulli",
     "Multinomial",
@@ -45,30 +50,33 @@ def is_random(node: ir.Node) -> bool:
 
 
 class Proofs:
-    """Types and shapes that follow from the model's inputs and weights, in its present state.
+    """Types and shapes that follow from the model's inputs and weights.
 
     What the file states of the shapes in between is not used: exporters, and scripts that edit
     models, leave stale shapes behind, and a wrong one would be folded into the graph. Two equal
     symbols are equal sizes.
 
     Args:
-        model: left as it is; its values may be asked for while it is changed later.
+        model: left as it is. Inference takes place when something is first asked for; values
+            that are made later have no shape.
     """
 
     def __init__(self, model: ir.Model) -> None:
-        bare = clone(model)
-        for graph in graphs(bare):
-            inner = () if graph is bare.graph else graph.inputs
-            for value in (*inner, *(output for node in graph for output in node.outputs)):
-                value.shape = None
-        self._shapes: dict[ir.Value, ir.Shape | None] = {}
-        self._types: dict[ir.Value, ir.TypeProtocol | None] = {}
-        for node, twin in zip(nodes(model), nodes(infer_shapes(bare)), strict=True):
-            for value, known in zip(node.outputs, twin.outputs, strict=True):
-                self._shapes[value] = known.shape
-                self._types[value] = known.type
-        for value in model.graph.inputs:
-            self._shapes[value] = value.shape
+        self._model = model
+
+    @functools.cached_property
+    def _inferred(self) -> dict[ir.Value, onnx.TypeProto.Tensor]:
+        """What ONNX infers for the outputs of nodes in the main graph and its subgraphs."""
+        found: dict[ir.Value, onnx.TypeProto.Tensor] = {}
+        with _without_claims(self._model):
+            try:
+                proto = ir.to_proto(self._model)
+                inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+            except Exception as error:  # noqa: BLE001  (C++ raises several types on odd models)
+                _log.info("shape inference failed: %s", error)
+                return found
+        _collect(self._model.graph, inferred.graph, found)
+        return found
 
     def shape(self, value: ir.Value | None) -> ir.Shape | None:
         """The shape of a value, with symbols; None where not even the rank is known."""
@@ -76,7 +84,12 @@ class Proofs:
             return None
         if value.is_initializer() and not value.is_graph_input() and value.const_value is not None:
             return ir.Shape(value.const_value.shape.numpy())
-        return self._shapes.get(value)
+        if value.is_graph_input() and value.graph is self._model.graph:
+            return value.shape
+        known = self._inferred.get(value)
+        if known is None or not known.HasField("shape"):
+            return None
+        return ir.Shape(_dim(dim) for dim in known.shape.dim)
 
     def rank(self, value: ir.Value | None) -> int | None:
         """The number of dimensions of a value, or None."""
@@ -94,8 +107,10 @@ class Proofs:
         """The element type of a tensor, or None."""
         if value is None:
             return None
-        known = self._types.get(value) or value.type
-        return known.dtype if isinstance(known, ir.TensorType) else None
+        if value.type is not None:
+            return value.dtype if isinstance(value.type, ir.TensorType) else None
+        known = self._inferred.get(value)
+        return None if known is None or not known.elem_type else ir.DataType(known.elem_type)
 
     @contextlib.contextmanager
     def shown(self, model: ir.Model) -> Iterator[None]:
@@ -111,8 +126,9 @@ class Proofs:
         unknown = itertools.count()
         overridable = {v: v.const_value for v in model.graph.inputs if v.is_initializer()}
         for value in before:
-            value.type = self._types.get(value) or value.type
-            shape = self.shape(value)
+            dtype, shape = self.dtype(value), self.shape(value)
+            if dtype is not None:
+                value.type = ir.TensorType(dtype)
             value.shape = (
                 None
                 if shape is None
@@ -131,6 +147,54 @@ class Proofs:
                 if value in before or not value.is_initializer():
                     state = before.get(value) or by_name.get(value.name, (value.type, None))
                     value.type, value.shape = state
+
+
+@contextlib.contextmanager
+def _without_claims(model: ir.Model) -> Iterator[None]:
+    """Inside the `with` block, only inputs have shapes, and large initializers no content.
+
+    Inference does not need that content.
+    """
+    shapes = {value: value.shape for value in _values(model) if not value.is_initializer()}
+    large: dict[ir.Value, ir.TensorProtocol] = {}
+    for value in model.graph.inputs:
+        shapes.pop(value, None)
+    try:
+        for value in shapes:
+            value.shape = None
+        for graph in graphs(model):
+            for name, value in graph.initializers.items():
+                tensor = value.const_value
+                if tensor is not None and tensor.nbytes > _LARGE_BYTES:
+                    large[value] = tensor
+                    shape = ir.Shape(tensor.shape.numpy())
+                    value.const_value = ir.ExternalTensor(
+                        "none", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name
+                    )
+        yield
+    finally:
+        for value, claimed in shapes.items():
+            value.shape = claimed
+        for value, tensor in large.items():
+            value.const_value = tensor
+
+
+def _collect(
+    graph: ir.Graph, proto: onnx.GraphProto, found: dict[ir.Value, onnx.TypeProto.Tensor]
+) -> None:
+    infos = [*proto.value_info, *proto.output]
+    types = {i.name: i.type.tensor_type for i in infos if i.type.HasField("tensor_type")}
+    for node, twin in zip(graph, proto.node, strict=True):
+        for value in node.outputs:
+            if value.name in types:
+                found[value] = types[value.name]
+        for attribute in twin.attribute:
+            if attribute.HasField("g"):
+                _collect(node.attributes[attribute.name].as_graph(), attribute.g, found)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
 
 
 def _is_unknown(dim: int | ir.SymbolicDim) -> bool:
