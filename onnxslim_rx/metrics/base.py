@@ -38,7 +38,7 @@ class Score:
     value: float
     low: float
     high: float
-    units: Units = dataclasses.field(repr=False)
+    units: Units = dataclasses.field(repr=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)

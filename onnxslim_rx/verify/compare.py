@@ -43,7 +43,7 @@ class OutputError:
 
     name: str
     kind: OutputKind
-    per_sample: npt.NDArray[np.float64] = dataclasses.field(repr=False)
+    per_sample: npt.NDArray[np.float64] = dataclasses.field(repr=False, compare=False)
     snr_db: float
     max_abs: float
     max_rel: float
