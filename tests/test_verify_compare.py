@@ -185,6 +185,8 @@ def test_padding_does_not_count(batch, steps, seed) -> None:
     masked = compare([{"y": r}], [{"y": spoilt}], [sample])
     kept = single(r[mask == 1], c[mask == 1])
     assert masked.to_dict() == clean.to_dict() == kept.to_dict()
+    flat = compare([{"y": r.reshape(-1, 3)}], [{"y": spoilt.reshape(-1, 3)}], [sample])
+    assert flat.to_dict() == clean.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,13 @@ def test_not_every_mask_means_padding(name, mask) -> None:
     r, c = np.ones((1, 3, 2)), np.ones((1, 3, 2))
     c[0, 2] = -1
     assert compare([{"y": r}], [{"y": c}], [{name: mask}]).cosine() == pytest.approx(1 / 3)
+
+
+def test_masks_that_differ_decide_nothing() -> None:
+    r, c = np.ones((1, 3, 2)), np.ones((1, 3, 2))
+    c[0, 2] = -1
+    masks = {"a_mask": np.array([[1, 1, 0]]), "b_mask": np.array([[1, 0, 1]])}
+    assert compare([{"y": r}], [{"y": c}], [masks]).cosine() == pytest.approx(1 / 3)
 
 
 def test_sequences_and_maps_are_compared_part_by_part() -> None:

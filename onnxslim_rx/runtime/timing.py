@@ -60,14 +60,17 @@ def time_interleaved(
     for runner in runners:
         runner()
     rounds: list[list[int]] = []
+    next_look = _MIN_ROUNDS  # at all rounds so far: ever more rarely, as it takes ever longer
     begin = time.perf_counter()
     while True:
         rounds.append(_round(runners, first=len(rounds) % len(runners)))
         elapsed = time.perf_counter() - begin
         if elapsed >= max_seconds:
             break
-        if elapsed >= min_seconds and len(rounds) >= _MIN_ROUNDS and _settled(rounds):
-            break
+        if elapsed >= min_seconds and len(rounds) >= next_look:
+            if _settled(rounds):
+                break
+            next_look = len(rounds) + len(rounds) // 10 + 1
     times = np.asarray(rounds, dtype=np.float64) / 1e6  # (rounds, runners), milliseconds
     ratios = np.median(times / times[:, :1], axis=0)
     low, middle, high = np.percentile(times, [10, 50, 90], axis=0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim_rx.calibration.padding import masks_of, positions
 from onnxslim_rx.runtime import Runner
 
 __all__ = ["Run", "flatten", "without_extras", "without_padding"]
@@ -43,17 +44,14 @@ def flatten(name: str, value: Any) -> Iterator[tuple[str, Array]]:
 def without_padding(array: Array, sample: Mapping[str, Array]) -> Array:
     """`array` without the positions that a mask among the model's inputs switches off.
 
-    A mask is an input whose name ends in `mask` (not `padding_mask`, which is often inverted),
-    with only zeros and ones. It applies where the array has its shape as leading dimensions; the
-    result then has those dimensions merged: (positions switched on, ...).
+    Where the first axes are those of a mask, (batch, sequence, ...) or (batch * sequence, ...),
+    the result has the positions left as its first axis; see `calibration.padding`.
     """
-    for name, mask in sample.items():
-        lowered = name.lower()
-        if not lowered.endswith("mask") or lowered.endswith("padding_mask"):
-            continue
-        fits = 2 <= mask.ndim <= array.ndim and array.shape[: mask.ndim] == mask.shape
-        if fits and np.isin(mask, (0, 1)).all() and mask.any():
-            return np.asarray(array[mask.astype(bool)])
+    masks = masks_of(sample)
+    for axes in (2, 1):
+        kept = positions(array.shape[:axes], masks) if masks and array.ndim >= axes else None
+        if kept is not None and kept.any():
+            return np.asarray(array[kept])
     return array
 
 
