@@ -10,6 +10,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+import onnxslim_rx as rx
 from onnxslim_rx import runtime
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.runtime import Runner, evaluate
@@ -341,3 +342,19 @@ def test_the_environment_is_text_that_fits_the_installation() -> None:
     assert int(found["cores"]) >= 1
     assert {"python", "onnx", "onnx-ir", "numpy", "cpu", "system"} <= set(found)
     assert all(found.values())
+
+
+def test_the_public_session_is_onnxruntimes(tmp_path) -> None:
+    (tmp_path / "m.onnx").write_bytes(ir.to_proto(parse(RELU)).SerializeToString())
+    session = rx.InferenceSession(tmp_path / "m.onnx")
+    x = np.array([[-1, 0, 2]], np.float32)
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], [[0, 0, 2]])
+    assert [argument.name for argument in session.get_inputs()] == ["x"]
+    with pytest.raises(InputError, match="device 'tpu'; expected auto or cpu"):
+        rx.InferenceSession(tmp_path / "m.onnx", device="tpu")
+
+
+def test_the_processor_is_a_device() -> None:
+    first = rx.devices()[0]
+    assert first.kind == "cpu"
+    assert first.units >= 1

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from onnxslim_rx.runtime.compat import least_onnxruntime
+from onnxslim_rx.runtime.devices import Device, devices
 from onnxslim_rx.runtime.environment import environment, version
+from onnxslim_rx.runtime.inference import InferenceSession
 from onnxslim_rx.runtime.session import Runner, evaluate, set_default_threads
 from onnxslim_rx.runtime.specs import TensorSpec
 from onnxslim_rx.runtime.timing import Timing, time_interleaved
 
 __all__ = [
+    "Device",
+    "InferenceSession",
     "Runner",
     "TensorSpec",
     "Timing",
+    "devices",
     "environment",
     "evaluate",
     "least_onnxruntime",
