@@ -40,7 +40,7 @@ from onnxslim_rx.runtime import Runner, least_onnxruntime
 from onnxslim_rx.summary import Facts, make_report, rows_of_plan
 from onnxslim_rx.targets import Target, load_target
 from onnxslim_rx.verify import generate_inputs
-from onnxslim_rx.vocabulary import Preset, Verify
+from onnxslim_rx.vocabulary import Minimize, Preset, Verify
 
 __all__ = ["Optimizer", "Outcome"]
 
@@ -131,7 +131,9 @@ class _Run:
             parts, synthetic = self.data(original, reference)
         with self.phase("clean"):
             cleaned, journal = self.clean(original)
-        limits = CostLimits(reference, size, self.budget, parts.select, _count_flops(parts))
+        limits = CostLimits(
+            original if path is None else path, size, self.budget, parts.select, _count_flops(parts)
+        )
         facts = Facts(
             name=path or "a model in memory",
             original=original,
@@ -213,9 +215,7 @@ class _Run:
             units, skipped = find_units(cleaned, passes, stats, self.target)
             if synthetic:
                 for unit in units:
-                    unit.choices = [
-                        c for c in unit.choices if _safe_without_data(c.error, c.stages)
-                    ]
+                    unit.choices = [c for c in unit.choices if _safe_without_data(c)]
         units = [unit for unit in units if len(unit.choices) > 1]
         with self.phase("measure latency"):
             measure_latencies(units, passes, self.target)
@@ -291,7 +291,8 @@ class _Run:
             # leaving the file as it is keeps every promise about quality
             self.notes.append(f"The model is returned as it was: {error.found}.")
             judge = Judge(reference, self.budget, parts.confirm, self.metric, careful=False)
-            verdict, model, choices = judge(reference), original, [u.choices[0] for u in units]
+            verdict, model = judge(reference), original
+            choices: Sequence[Choice] = [u.choices[0] for u in units]
             plan = Plan(digest(cleaned), self.target.name, self.budget.to_dict(), ())
         else:
             verdict, model, choices, plan = (
@@ -365,10 +366,8 @@ def _budget(options: Optimizer, plan: Plan | None) -> Budget:
         budget = Budget(min_cosine=0.99)
     if not (budget.limits_quality or budget.limits_cost):
         budget = dataclasses.replace(budget, min_cosine=0.99)
-    aims = {"small": "bytes", "fast": "latency", "balanced": budget.minimize}
-    if options.preset in aims:
-        budget = dataclasses.replace(budget, minimize=aims[options.preset])
-    return budget
+    aims: dict[Preset | None, Minimize] = {"small": "bytes", "fast": "latency"}
+    return dataclasses.replace(budget, minimize=aims.get(options.preset, budget.minimize))
 
 
 def _safe_without_data(choice: Choice) -> bool:

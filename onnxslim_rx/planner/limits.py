@@ -23,7 +23,7 @@ class CostLimits:
     """Holds models against the budget's costs and against the original.
 
     Args:
-        reference: the original model, running.
+        original: the original model, or its path.
         original_bytes: size of the original, as the user's file has it.
         budget: what must hold.
         data: samples to time on; the first few are taken.
@@ -32,23 +32,25 @@ class CostLimits:
 
     def __init__(
         self,
-        reference: Runner,
+        original: ir.Model | str,
         original_bytes: int,
         budget: Budget,
         data: Dataset,
         flops: Callable[[ir.Model], int | None],
     ) -> None:
-        self._reference = reference
+        # threads spin between runs, as in the sessions of those who will use the model
+        self._reference = Runner(original, spin=True)
         self._original_bytes = original_bytes
         self._budget = budget
-        self._samples = [fed(data[i], reference.inputs) for i in range(min(len(data), _SAMPLES))]
+        inputs = self._reference.inputs
+        self._samples = [fed(data[i], inputs) for i in range(min(len(data), _SAMPLES))]
         self._flops = flops
 
-    def time(self, model: ir.Model, *, seconds: float = 1.0) -> tuple[Timing, Timing]:
+    def time(self, model: ir.Model, *, seconds: float = 0.5) -> tuple[Timing, Timing]:
         """Latency of one sample of the original and of `model`, in turns, milliseconds."""
-        candidate = Runner(model)
+        candidate = Runner(model, spin=True)
         runs = [functools.partial(_run_all, r, self._samples) for r in (self._reference, candidate)]
-        before, after = time_interleaved(runs, min_seconds=seconds, max_seconds=8 * seconds)
+        before, after = time_interleaved(runs, min_seconds=seconds, max_seconds=4 * seconds)
         return _per_sample(before, len(self._samples)), _per_sample(after, len(self._samples))
 
     def broken(self, model: ir.Model) -> str:
@@ -74,10 +76,10 @@ class CostLimits:
         size = size_bytes(model)
         if size > self._original_bytes:
             return f"the model grows from {self._original_bytes:,} to {size:,} bytes"
-        _, after = self.time(model, seconds=0.5)
+        _, after = self.time(model, seconds=0.3)
         if after.ratio > SLOWEST:
             # once more and longer, before a plan is thrown away for a hiccup of the machine
-            _, after = self.time(model, seconds=2.0)
+            _, after = self.time(model, seconds=1.5)
         if after.ratio > SLOWEST:
             return f"one run takes {after.ratio:.2f} times as long as before"
         return ""
