@@ -279,8 +279,9 @@ def main(argv: list[str] | None = None) -> int:
         work = args.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
         for name in names:
-            rows += bench(name, args, work)
-            print(table(rows[-1:]).splitlines()[-1] + "  " + rows[-1].error, flush=True)
+            new = bench(name, args, work)
+            rows += new
+            print("\n".join(table(new).splitlines()[1:]), new[0].error, flush=True)
     print("\n" + table(rows))
     judged = verdict(rows)
     for bar, met in judged.items():
