@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -114,9 +115,8 @@ def test_public_models_as_onnx_infers_them(path):
 def test_no_shape_of_the_standards_own_examples_is_wrong():
     """The cases of ONNX's backend test for single operators, with the outputs that they state."""
     right, wrong = 0, []
-    for case in collect_testcases(None)[::3]:  # enough to see; all take three times as long
-        assert case.model is not None
-        assert case.data_sets is not None
+    cases: Any = collect_testcases(None)[::3]  # enough to see; all take three times as long
+    for case in cases:
         model = load(case.model)
         for value in model.graph.outputs:
             value.shape = None
@@ -124,12 +124,12 @@ def test_no_shape_of_the_standards_own_examples_is_wrong():
         given = {
             info.name: array.shape
             for info, array in zip(case.model.graph.input, inputs, strict=False)
-            if info.type.HasField("tensor_type")
+            if isinstance(array, np.ndarray) and info.type.HasField("tensor_type")
         }
         found = concrete_shapes(model, given)
         for info, array in zip(case.model.graph.output, outputs, strict=True):
             shape = found.get(info.name)
-            if shape is not None and None not in shape:
+            if shape is not None and None not in shape and isinstance(array, np.ndarray):
                 right += shape == array.shape
                 wrong += [(case.name, shape, array.shape)] if shape != array.shape else []
 
