@@ -34,22 +34,33 @@ def climb(
     """
     low, high = 0, len(ladder) + 1
     tried: list[int] = []
-    rung = ladder.highest(allowed * _AIM) if math.isfinite(allowed) else len(ladder)
+    rung: int | None = ladder.highest(allowed * _AIM) if math.isfinite(allowed) else len(ladder)
     while high - low > 1 and len(tried) < _TRIALS:
-        rung = min(max(rung, low + 1), high - 1)
+        rung = min(max(rung or 0, low + 1), high - 1)
         if tried and low and ladder.cost(low) - ladder.cost(high - 1) < _WORTH * ladder.cost(0):
             break
         passed, damage = trial(rung)
         tried.append(rung)
         low, high = (rung, high) if passed else (low, rung)
-        predicted = ladder.damage(rung)
-        middle = ladder.highest((ladder.damage(low) + ladder.damage(high - 1)) / 2)
-        rung = middle
-        if math.isfinite(allowed) and damage > 0 and predicted > 0:
-            corrected = ladder.highest(_AIM * allowed * predicted / damage)
-            # a corrected prediction that points outside the bracket has nothing more to say
-            rung = corrected if low < corrected < high else middle
+        rung = _next_rung(ladder, allowed, low, high, damage / (ladder.damage(rung) or math.inf))
+        if rung is None:
+            break
     return low, tried
+
+
+def _next_rung(ladder: Ladder, allowed: float, low: int, high: int, factor: float) -> int | None:
+    """Where to try next between a rung that passed and one that did not; None: nowhere.
+
+    `factor` is the measured damage of the last trial divided by the predicted one.
+    """
+    if math.isfinite(allowed) and factor > 0:
+        for aim in (_AIM, 1.0):
+            rung = ladder.highest(aim * allowed / factor)
+            if low < rung < high:
+                return rung
+        if low and rung <= low:
+            return None  # what the last trial taught says that the next rung fails
+    return ladder.highest((ladder.damage(low) + ladder.damage(high - 1)) / 2)
 
 
 def descent(ladder: Ladder, rung: int) -> list[int]:
