@@ -1,0 +1,102 @@
+"""Judging models against a budget, with outputs whose differences are known exactly."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from onnxslim_rx.metrics import Metric
+from onnxslim_rx.planner import Judge
+from onnxslim_rx.plans import Budget
+from onnxslim_rx.runtime import Runner, TensorSpec
+
+
+class Fake:
+    """A model whose output is the sample turned by an angle: the cosine is known."""
+
+    def __init__(self, angles):
+        self.inputs = {"x": TensorSpec("x", np.dtype(np.float64), (2,), "tensor(double)")}
+        self._angles = angles
+
+    def __call__(self, feeds):
+        angle = self._angles[int(feeds["x"][0])]
+        return {"y": np.array([np.cos(angle), np.sin(angle)])}
+
+
+def fake(angles) -> Runner:
+    return cast(Runner, Fake(angles))
+
+
+N = 40
+DATA: list[dict[str, Any]] = [{"x": np.array([float(i), 0.0]), "label": i} for i in range(N)]
+SAME = fake([0.0] * N)
+
+
+def judge(budget, *, metric=None, careful=False):
+    return Judge(SAME, budget, DATA, metric, careful=careful)
+
+
+def turned_to(cosine):
+    return fake([np.arccos(cosine)] * N)
+
+
+@pytest.mark.parametrize(("cosine", "passed"), [(0.9901, True), (0.9899, False), (1.0, True)])
+def test_the_mean_cosine_decides(cosine, passed):
+    verdict = judge(Budget(min_cosine=0.99))(turned_to(cosine))
+    assert verdict.passed is passed
+    assert verdict.damage == pytest.approx(1 - cosine, abs=1e-12)
+    assert ("cosine" in verdict.why) is not passed
+
+
+def test_min_and_p5_look_at_the_worst_samples():
+    one_bad = fake([1.0] + [0.0] * (N - 1))
+    assert judge(Budget(min_cosine=0.98))(one_bad).passed
+    assert not judge(Budget(min_cosine=0.98, cosine_stat="min"))(one_bad).passed
+    assert judge(Budget(min_cosine=0.98, cosine_stat="p5"))(one_bad).passed
+
+
+def test_care_asks_for_two_standard_errors():
+    # cosines 1 and 0.982 in turns: mean 0.991, standard deviation 0.009
+    model = fake([0.0, np.arccos(0.982)] * (N // 2))
+    assert judge(Budget(min_cosine=0.99))(model).passed
+    assert not judge(Budget(min_cosine=0.99), careful=True)(model).passed
+    assert judge(Budget(min_cosine=0.991 - 2.01 * 0.009 / np.sqrt(N)), careful=True)(model).passed
+
+
+def test_equal_outputs_pass_the_hardest_budget():
+    assert judge(Budget(min_cosine=1.0), careful=True)(SAME).passed
+
+
+def test_signal_to_noise_ratio():
+    angle = 0.01  # the difference has norm 2 sin(angle / 2), that is 40 dB
+    assert judge(Budget(min_snr_db=39.9))(fake([angle] * N)).passed
+    verdict = judge(Budget(min_snr_db=40.1))(fake([angle] * N))
+    assert not verdict.passed
+    assert "40.0 dB" in verdict.why
+
+
+def below(limit):
+    """The share of samples whose output lies below an angle."""
+
+    def score(run, data):
+        return float(np.mean([np.arctan2(*run(s)["y"][::-1]) < limit for s in data]))
+
+    return Metric("below", function=score)
+
+
+@pytest.mark.parametrize(("wrong", "passed"), [(0, True), (2, True), (3, False)])
+def test_the_drop_of_a_metric_decides(wrong, passed):
+    model = fake([1.0] * wrong + [0.0] * (N - wrong))
+    verdict = judge(Budget(max_drop=0.05), metric=below(0.5))(model)
+    assert verdict.passed is passed
+    assert verdict.metric is not None
+    assert verdict.metric[0].value == pytest.approx(1 - wrong / N)
+    assert verdict.metric[1].value == 1.0
+
+
+def test_outputs_that_are_not_finite_never_pass():
+    verdict = judge(Budget(min_cosine=0.01))(fake([0.0] * (N - 1) + [np.nan]))
+    assert not verdict.passed
+    assert "NaN" in verdict.why
