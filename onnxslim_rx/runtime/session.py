@@ -12,19 +12,16 @@ import onnx_ir as ir
 import onnxruntime
 
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.ir import clone, tensors
-from onnxslim_rx.ir.held import restore_types
-from onnxslim_rx.ir.walk import replace_tensors
 from onnxslim_rx.runtime.bits import needs_bits, share, to_numpy
 from onnxslim_rx.runtime.messages import explain
 from onnxslim_rx.runtime.specs import TensorSpec, check_feeds, numpy_dtype
+from onnxslim_rx.runtime.weights import Detached, detach
 
 __all__ = ["Runner", "evaluate", "set_default_threads"]
 
 Array = npt.NDArray[Any]
-_SHARED_BYTES = 1 << 16  # smaller tensors are copied: shapes and axes must be seen by inference
 _IR_VERSION = 10  # of the small models made here; holds all element types
-_PROTOBUF_BYTES = 2**31 - 2**24  # its limit of 2 GiB, less some space for the graph
+_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 _SILENT = 4  # only fatal errors are logged; all others are raised anyway
 
 _default_threads: int | None = None
@@ -77,16 +74,11 @@ class Runner:
         options.intra_op_num_threads = threads or _default_threads or 0
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # the session reads these as long as it lives
-        self._weights: dict[str, Array] = {}
         try:
             for library in libraries:
                 options.register_custom_ops_library(os.fspath(library))
-            source: str | bytes
             if isinstance(model, ir.Model):
-                source, self._weights = _without_weights(model)
-                values = [share(array) for array in self._weights.values()]
-                options.add_external_initializers(list(self._weights), values)
+                source: str | bytes = self._share_weights(detach(model), options)
             else:
                 source = model if isinstance(model, bytes) else os.fspath(model)
             self._session = onnxruntime.InferenceSession(
@@ -101,6 +93,18 @@ class Runner:
         self.inputs = _specs(self._session.get_inputs())
         self._overridable = _specs(self._session.get_overridable_initializers())
         self.outputs = _selected(_specs(self._session.get_outputs()), outputs)
+
+    def _share_weights(self, model: Detached, options: onnxruntime.SessionOptions) -> bytes:
+        if model.folder:
+            options.add_session_config_entry(_FOLDER_KEY, model.folder)
+        # the session reads these as long as it lives
+        self._weights = model.shared
+        self._values = {name: share(array) for name, array in model.shared.items()}
+        # the first lets the optimizer see them, the second keeps the session from copying them
+        options.add_external_initializers(list(self._values), list(self._values.values()))
+        for name, value in self._values.items():
+            options.add_initializer(name, value)
+        return model.content
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Compute the outputs for `feeds`: arrays by input name, in the model's types.
@@ -207,44 +211,6 @@ def _read(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
                 own |= {value for inner in graph for value in inner.outputs}
                 outer = [*_read(graph), *graph.outputs]
                 yield from (value for value in outer if value not in own)
-
-
-def _without_weights(model: ir.Model) -> tuple[bytes, dict[str, Array]]:
-    """`model` serialised with large weights left out, and these weights by name."""
-    model = clone(model)
-    shared: dict[str, Array] = {}
-    placeholders: set[int] = set()
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is not None and _can_share(tensor):
-            shared[name] = np.ascontiguousarray(tensor.numpy())
-            value.const_value = ir.ExternalTensor(
-                "shared", 0, tensor.nbytes, tensor.dtype,
-                shape=ir.Shape(shared[name].shape), name=name,
-            )  # fmt: skip
-            placeholders.add(id(value.const_value))
-
-    def inside(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        if not isinstance(tensor, ir.ExternalTensor) or id(tensor) in placeholders:
-            return tensor
-        return ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
-
-    inline = sum(tensor.nbytes for tensor in tensors(model) if id(tensor) not in placeholders)
-    if inline >= _PROTOBUF_BYTES:
-        raise InputError(
-            f"{inline / 1e9:.1f} GB of weights belong to subgraphs or Constant nodes",
-            expected="less than 2 GB there",
-            advice="make them initializers of the main graph",
-        )
-    replace_tensors(model, inside)
-    proto = ir.to_proto(model)
-    restore_types(model, proto)
-    return proto.SerializeToString(), shared
-
-
-def _can_share(tensor: ir.TensorProtocol) -> bool:
-    packed = tensor.dtype.bitwidth < 8  # numpy has one byte an element there
-    return not packed and tensor.dtype != ir.DataType.STRING and tensor.nbytes >= _SHARED_BYTES
 
 
 def _specs(arguments: Iterable[onnxruntime.NodeArg]) -> dict[str, TensorSpec]:
