@@ -104,7 +104,12 @@ def constant(value: onnx_ir.Value | None) -> onnx_ir.TensorProtocol | None:
     producer = value.producer()
     if producer is None:
         return value.const_value if value.is_initializer() and not value.is_graph_input() else None
-    if producer.op_type != "Constant" or producer.domain != "":
+    if producer.op_type != "Constant" or producer.domain != "" or len(producer.attributes) != 1:
+        return None
+    (attribute,) = producer.attributes.values()
+    if attribute.type == onnx_ir.AttributeType.TENSOR and not attribute.is_ref():
+        return attribute.as_tensor()  # onnx_ir's own way would rename it, and change the file
+    if attribute.type == onnx_ir.AttributeType.SPARSE_TENSOR:
         return None
     return onnx_ir.convenience.get_const_tensor(value)
 

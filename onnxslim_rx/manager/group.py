@@ -90,9 +90,9 @@ class Group:
             for index in self._passes:
                 if self._journal.failed(index) or seen.get(index) == len(trace):
                     continue
+                seen[index] = len(trace)
                 if self._call(index, trace, check):
                     trace.append(index)
-                seen[index] = len(trace)
             if all(self._journal.failed(i) or seen[i] == len(trace) for i in self._passes):
                 return trace
         _log.warning("passes still change the model after %d rounds", self._max_rounds)

@@ -112,6 +112,11 @@ class Proofs:
         known = self._inferred.get(value)
         return None if known is None or not known.elem_type else ir.DataType(known.elem_type)
 
+    def replaced(self, old: ir.Value, new: ir.Value) -> None:
+        """Note that `new`, which was made later, has the type and shape of `old`."""
+        if old in self._inferred:
+            self._inferred[new] = self._inferred[old]
+
     @contextlib.contextmanager
     def shown(self, model: ir.Model) -> Iterator[None]:
         """Inside the `with` block, all values of `model` carry the proven types and shapes.

@@ -119,6 +119,11 @@ def _equal_dims(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
     return a == b
 
 
+def _tile(node: ir.Node, proofs: Proofs) -> ir.Value | None:
+    repeats = _array(node.inputs[1]) if len(node.inputs) == 2 else None
+    return node.inputs[0] if repeats is not None and (repeats == 1).all() else None
+
+
 def _dropout(node: ir.Node, proofs: Proofs) -> ir.Value | None:
     """Up to opset 6 the attribute is_test tells, up to 11 it is inference, then training_mode."""
     if "is_test" in node.attributes:
@@ -203,7 +208,7 @@ _RULES: Mapping[str, Callable[[ir.Node, Proofs], ir.Value | None]] = {
     "Squeeze": _same_shape,
     "Unsqueeze": _same_shape,
     "Expand": _same_shape,
-    "Tile": _same_shape,
+    "Tile": _tile,
     "Dropout": _dropout,
     "Add": _neutral(0, (0, 1)),
     "Sub": _neutral(0, (1,)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import onnx
 import onnx_ir as ir
 
 from onnxslim_rx.ir import constant
@@ -51,6 +52,10 @@ def _lift(node: ir.Node) -> str | None:
     if value.is_graph_output():
         return "the graph returns it"
     assert graph is not None  # it was found by walking its graph
+    # a copy: the initializer's name goes to the tensor, and other models may share the attribute
+    proto = onnx.TensorProto()
+    proto.CopyFrom(ir.serde.serialize_tensor(tensor))
+    tensor = ir.serde.deserialize_tensor(proto)
     initializer = ir.Value(
         type=ir.TensorType(tensor.dtype),
         shape=ir.Shape(tensor.shape.numpy()),

@@ -90,6 +90,7 @@ def _merge(second: ir.Node, proofs: Proofs, editor: Editor, by: str) -> str | No
             bounds.pop()
         result = tape.op("Clip", [inner.x, *bounds], name=second.name)
     unused = [*first.inputs[1:], *second.inputs[1:]]
+    proofs.replaced(second.outputs[0], result)
     editor.replace([first, second], tape, {second.outputs[0]: result}, by=by)
     editor.remove_unused(unused)
     return None

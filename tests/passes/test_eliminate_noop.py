@@ -1,0 +1,152 @@
+"""EliminateNoop: what does nothing goes, what looks like it and does something stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxslim_rx_passes.eliminate_noop import EliminateNoop
+
+I64 = np.int64
+GONE = {
+    "identity": ("a = Identity(x)", {}),
+    "cast to the same type": ("a = Cast<to=1>(x)", {}),
+    "castlike": ("a = CastLike(x, x)", {}),
+    "transpose": ("a = Transpose<perm=[0, 1, 2]>(x)", {}),
+    "reshape to the same": ("a = Reshape(x, s)", {"s": np.array([0, 0, 4])}),
+    "reshape with one open size": ("a = Reshape(x, s)", {"s": np.array([-1, 3, 4])}),
+    "expand": ("a = Expand(x, s)", {"s": np.array([1, 3, 1])}),
+    "tile": ("a = Tile(x, s)", {"s": np.array([1, 1, 1])}),
+    "dropout": ("a, m = Dropout(x)", {}),
+    "dropout told not to train": ("a = Dropout(x, r, t)", {"r": np.float32(0.5), "t": np.False_}),
+    "add zero": ("a = Add(c, x)", {"c": np.zeros((1, 1), "f")}),
+    "add zeros of the same shape": ("a = Add(x, c)", {"c": np.zeros((3, 4), "f")}),
+    "sub zero": ("a = Sub(x, c)", {"c": np.float32(0)}),
+    "mul one": ("a = Mul(x, c)", {"c": np.ones(1, "f")}),
+    "div one": ("a = Div(x, c)", {"c": np.float32(1)}),
+    "pow one": ("a = Pow(x, c)", {"c": I64(1)}),
+    "concat of one": ("a = Concat<axis=1>(x)", {}),
+    "split into one": ("a = Split<axis=1>(x)", {}),
+    "sum of one": ("a = Sum(x)", {}),
+    "pad by nothing": ("a = Pad(x, p)", {"p": np.zeros(6, I64)}),
+    "slice to the end": (
+        "a = Slice(x, s, e, ax)",
+        {"s": np.array([0]), "e": np.array([2**62]), "ax": np.array([0])},
+    ),
+    "slice of a known size": (
+        "a = Slice(x, s, e, ax, st)",
+        {"s": np.array([0]), "e": np.array([4]), "ax": np.array([-1]), "st": np.array([1])},
+    ),
+}
+STAYS = {
+    "cast to another type": ("b = Cast<to=10>(x)\na = Cast<to=1>(b)", {}),
+    "transpose that moves": ("b = Transpose<perm=[0, 2, 1]>(x)\na = Relu(b)", {}),
+    "transpose without perm": ("a = Transpose(x)", {}),
+    "reshape that moves": ("b = Reshape(x, s)\na = Relu(b)", {"s": np.array([0, 4, 3])}),
+    "reshape with two open sizes": ("a = Reshape(x, s)", {"s": np.array([3, -1, 4])}),
+    "expand that grows": ("a = Expand(x, s)", {"s": np.array([5, 1, 1, 1])}),
+    "tile twice": ("a = Tile(x, s)", {"s": np.array([1, 1, 2])}),
+    "add zeros that broadcast": ("a = Add(x, c)", {"c": np.zeros((1, 1, 1, 1), "f")}),
+    "add zeros that may broadcast": ("a = Add(x, c)", {"c": np.zeros((2, 3, 4), "f")}),
+    "add one": ("a = Add(x, c)", {"c": np.ones(1, "f")}),
+    "zero minus": ("a = Sub(c, x)", {"c": np.float32(0)}),
+    "one over": ("a = Div(c, x)", {"c": np.float32(1)}),
+    "pad by one": ("a = Pad(x, p)", {"p": np.array([0, 0, 0, 0, 0, 1])}),
+    "slice backwards": (
+        "a = Slice(x, s, e, ax, st)",
+        {"s": np.array([3]), "e": np.array([-9]), "ax": np.array([2]), "st": np.array([-1])},
+    ),
+    "slice of an open size": (
+        "a = Slice(x, s, e, ax)",
+        {"s": np.array([0]), "e": np.array([9]), "ax": np.array([0])},
+    ),
+    "slice from one": (
+        "a = Slice(x, s, e, ax)",
+        {"s": np.array([1]), "e": np.array([2**62]), "ax": np.array([1])},
+    ),
+}
+RANK = {"expand that grows": 4, "add zeros that broadcast": 4}
+
+
+def graph(body, rank=3):
+    """A model `y = Neg(a)` with float a of `x`, which has an open size."""
+    dims = ", ".join("PQRS"[:rank])
+    return f"g (float[N, 3, 4] x) => (float[{dims}] y) {{\n{body}\ny = Neg(a)\n}}"
+
+
+@pytest.mark.parametrize("case", GONE)
+def test_what_does_nothing_goes(rewrite, case):
+    body, weights = GONE[case]
+
+    done = rewrite(EliminateNoop(), graph(body), weights)
+
+    assert done.ops == ["Neg"]
+    assert done.entry.rewritten == 1
+    assert not done.after.graph.initializers  # and its constants with it
+
+
+@pytest.mark.parametrize("case", STAYS)
+def test_what_does_something_stays(rewrite, case):
+    body, weights = STAYS[case]
+    sizes = {"N": 2} if case == "add zeros that may broadcast" else None
+
+    done = rewrite(EliminateNoop(), graph(body, RANK.get(case, 3)), weights, sizes=sizes)
+
+    assert not done.entry.changed
+
+
+def test_training_dropout_and_used_masks_stay(rewrite):
+    text = "g (float[N] x, bool t) => (float[N] y, bool[N] m) { y, m = Dropout(x, , t) }"
+
+    assert not rewrite(EliminateNoop(), text, runs=False).entry.changed
+
+
+def test_a_stale_shape_in_the_file_proves_nothing(rewrite):
+    text = """g (float[N, 4] x, int64[2] s) => (float[P, Q] y)
+    <float[2, 4] a> { a = Reshape(x, s)  y = Neg(a) }"""
+
+    done = rewrite(EliminateNoop(), text, runs=False)
+
+    assert done.ops == ["Reshape", "Neg"]
+
+
+def test_outputs_keep_their_names_and_what_cannot_be_renamed_stays(rewrite):
+    text = """g (float[N] x) => (float[N] direct, float[N] a, float[N] twice, float[N] y) {
+    direct = Identity(x)  a = Relu(x)  twice = Identity(a)  b = Neg(x)  y = Identity(b) }"""
+
+    done = rewrite(EliminateNoop(), text)
+
+    assert done.ops == ["Identity", "Relu", "Identity", "Neg"]
+    assert [value.name for value in done.after.graph.outputs] == ["direct", "a", "twice", "y"]
+    assert len(done.reasons) == 2
+
+
+def test_overridable_initializers_are_no_constants(rewrite):
+    text = "g (float[N] x, float c) => (float[N] y) { a = Add(x, c)  y = Neg(a) }"
+
+    assert not rewrite(EliminateNoop(), text, {"c": np.float32(0)}).entry.changed
+
+
+def test_branches_and_functions_are_rewritten_too(rewrite):
+    text = """g (float[N] x, bool c) => (float[N] y) {
+    r = local.f(x)
+    y = If (c) <
+        then_branch = t () => (float[N] a) { i = Identity(r)  a = Neg(i) },
+        else_branch = e () => (float[N] b) { b = Identity(r) }
+    > }"""
+    function = '<domain: "local", opset_import: ["": 17]> f (u) => (w) {v = Identity(u) w = Abs(v)}'
+
+    done = rewrite(EliminateNoop(), text, functions=function)
+
+    assert sorted(done.ops) == ["Abs", "Identity", "If", "Neg", "f"]
+    assert done.reasons == ["the graph returns it under a name of its own"]
+
+
+def test_dimensions_of_inputs_and_outputs_are_left_alone(rewrite):
+    text = """g (float[N, 3] x) => (float[2, 3] y) { a = Identity(x)  b = Neg(a)
+    y = Identity(b) }"""
+
+    done = rewrite(EliminateNoop(), text, runs=False)
+
+    assert str(done.after.graph.inputs[0].shape) == "[N,3]"
+    assert str(done.after.graph.outputs[0].shape) == "[2,3]"
