@@ -58,6 +58,10 @@ def test_a_pipe_gets_plain_text_with_whole_names(report):
         assert line in text
 
 
+def test_only_what_is_no_terminal_has_room_without_end():
+    assert make_console(Terminal()).width < 1000 < make_console(io.StringIO()).width
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
 def test_no_line_is_wider_than_the_terminal(report, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
@@ -165,6 +169,12 @@ def test_long_tasks_show_a_bar_even_when_they_never_report():
         wait_for(stream, "calibrate [b]")
         advance(4)
         wait_for(stream, "4/10")
+
+
+def test_short_tasks_stay_hidden_beside_long_ones():
+    listener = listener_on(io.StringIO(), 60.0)
+    with listen(listener), task("outer", 2), task("inner", 2):
+        assert [shown.visible for shown in listener._progress.tasks] == [False, False]
 
 
 def test_bars_come_back_after_all_tasks_ended_and_go_when_one_raises():

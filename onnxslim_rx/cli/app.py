@@ -118,7 +118,7 @@ def _report_bug(error: BaseException, words: list[str]) -> int:
         f"python: {platform.python_version()} on {platform.platform()}",
         *map(_version, _PACKAGES),
         "",
-        *traceback.format_exception(error),
+        "".join(traceback.format_exception(error)),
     ]
     try:
         with tempfile.NamedTemporaryFile(

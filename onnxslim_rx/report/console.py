@@ -66,7 +66,9 @@ def _print_totals(console: Console, report: Report) -> None:
         rows.append(("SNR", "", f"{quality.snr_db:.1f} dB", ""))
     if quality.metric:
         metric = quality.metric
-        spread = " to ".join(f"{bound:+.2g}" for bound in metric.interval if bound is not None)
+        spread = " to ".join(
+            f"{bound + 0.0:+.2g}" for bound in metric.interval if bound is not None
+        )
         values = number_text(metric.before), number_text(metric.after)
         rows.append((metric.name, *values, f"change {spread}" if spread else ""))
     show_table(console, ["", "IN", "OUT", "change"], rows, words=["", "change"])

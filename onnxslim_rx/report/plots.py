@@ -90,7 +90,9 @@ def _draw_ladder(
     gaps = [_gap(rung.cosine or 0.0) for _, rung in rungs]
     axes.set_yscale("log")
     axes.invert_yaxis()  # up is better
-    axes.plot(costs, gaps, color=_BEFORE, linewidth=1.2, zorder=1)
+    line = sorted(zip(costs, gaps, strict=True))
+    xs, ys = [cost for cost, _ in line], [gap for _, gap in line]
+    axes.plot(xs, ys, color=_BEFORE, linewidth=1.2, zorder=1)
     for (number, rung), cost, gap in zip(rungs, costs, gaps, strict=True):
         colour = _MISS if rung.passed is False else _AFTER if number else _INK
         axes.plot(
