@@ -136,7 +136,9 @@ def steps_run(monkeypatch):
 
 
 @pytest.mark.parametrize("memory_bytes", CUTS)
-def test_residual_network_of_dynamic_length(rng, steps_run, memory_bytes):
+@pytest.mark.parametrize("panel", [5, 1024])
+def test_residual_network_of_dynamic_length(rng, monkeypatch, steps_run, memory_bytes, panel):
+    monkeypatch.setattr(observers, "_PANEL", panel)
     model = model_of(
         "float[N,S,7] x => float[N,S,7] y",
         """
@@ -287,7 +289,8 @@ def test_layers_inside_bodies_say_why_they_have_none(rng):
     assert len(statistics) == 2
 
 
-def test_weights_that_are_computed_are_not_written_to_disk(rng, monkeypatch):
+@pytest.mark.parametrize("overridable", [False, True])
+def test_weights_that_are_computed_are_not_written_to_disk(rng, monkeypatch, overridable):
     quantized = rng.integers(-127, 127, (6, 6)).astype(np.int8)
     model = model_of(
         "float[N,6] x => float[N,5] y",
@@ -300,6 +303,8 @@ def test_weights_that_are_computed_are_not_written_to_disk(rng, monkeypatch):
         scale=np.full(6, 0.01, np.float32),
         w2=noise(rng, 6, 5),
     )
+    if overridable:
+        model.graph.inputs.append(model.graph.initializers["q"])
     saved = set()
     write = spool.Spool.writer
 
@@ -388,6 +393,21 @@ def test_padding_does_not_count(rng, memory_bytes):
     assert {found.rows for found in statistics.values()} == {int(masks.sum())}
 
 
+def test_masks_that_contradict_each_other_decide_nothing(rng):
+    model = model_of(
+        "int64[N,S] source_mask, int64[N,S] target_mask, float[N,S,6] x => float[N,S,5] y",
+        "y = MatMul(x, w)",
+        w=noise(rng, 6, 5),
+    )
+    half, most = np.array([[1, 1, 0, 0]]), np.array([[1, 1, 1, 0]])
+    other_length = np.array([[1, 0, 1]])
+    for source, target, rows in ((half, half, 2), (half, most, 4), (half, other_length, 2)):
+        # the label is no input and so means nothing
+        sample = {"source_mask": source, "target_mask": target, "label_mask": most}
+        data = [{"x": noise(rng, 1, 4, 6), **sample}]
+        assert collect(model, layers_of(model), data)["w:y"].rows == rows
+
+
 def test_a_mask_of_padding_is_not_taken_for_its_opposite(rng):
     model = text_model(rng, mask="src_key_padding_mask")
     data = [{"ids": np.ones((2, 3), int), "src_key_padding_mask": np.array([[0, 0, 1]] * 2)}]
@@ -421,15 +441,45 @@ def test_convolutions_have_rows_and_shape(rng, memory_bytes):
 def test_random_nodes_are_not_run_anew_in_each_block(rng):
     """Both layers must see the same random numbers, which lie before a cut."""
     model = model_of(
-        "float[N,6] x => float[N,6] y",
-        "r = RandomNormal<shape=[4,6]>() a = MatMul(r, w1) b = Sub(r, zero) c = Add(b, zero)"
-        "y = MatMul(c, w2)",
+        "float[4,6] x => float[4,6] y",
+        """
+        k = Neg(zero) r = RandomNormal<shape=[4,6]>() a = MatMul(r, w1) z = Mul(x, zero)
+        b = Sum(z, k, r) y = MatMul(b, w2)
+        """,
         w1=noise(rng, 6, 6),
         w2=noise(rng, 6, 6),
         zero=np.zeros(6, np.float32),
     )
-    statistics = collect(model, layers_of(model), [{"x": noise(rng, 1, 6)}] * 3, memory_bytes=1)
+    statistics = collect(model, layers_of(model), [{"x": noise(rng, 4, 6)}] * 3, memory_bytes=1)
     np.testing.assert_array_equal(statistics["w1:a"].gram, statistics["w2:y"].gram)
+
+
+def test_strings_do_not_cross_a_cut(rng, steps_run):
+    model = model_of(
+        "float[N,6] x => float[N,5] y",
+        "h = MatMul(x, w1) r = Round(h) s = Cast<to=8>(r) i = Identity(s) f = Cast<to=1>(i)"
+        "y = MatMul(f, w2)",
+        w1=noise(rng, 6, 6),
+        w2=noise(rng, 6, 5),
+    )
+    data = [{"x": 9 * noise(rng, 4, 6)} for _ in range(2)]
+    assert_statistics(model, data, 1)
+    assert len(steps_run) > 1
+
+
+def test_shapes_that_the_model_states_wrongly_do_not_matter(rng):
+    """Exporters leave the sizes of their example in the middle of models of dynamic batch."""
+    model = model_of(
+        "float[N,6] x => float[N,5] y",
+        "a = MatMul(x, w1) b = Relu(a) y = MatMul(b, w2)",
+        w1=noise(rng, 6, 6),
+        w2=noise(rng, 6, 5),
+    )
+    for node in list(model.graph)[:2]:
+        node.outputs[0].shape = ir.Shape([1, 6])
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    statistics = collect(model, layers_of(model), [{"x": noise(rng, 4, 6)}] * 2, memory_bytes=1)
+    assert statistics["w2:y"].rows == 8
 
 
 def test_cuts_do_not_change_the_result(rng):
@@ -525,6 +575,41 @@ def test_no_files_are_left(rng, tmp_path, monkeypatch):
     gc.collect()
     assert not list(tmp_path.iterdir())
     np.testing.assert_array_equal(gram, before)  # what was taken out stays
+
+
+def test_frontiers_are_deleted_when_they_were_read(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    most = []
+    write = spool.Spool.writer
+
+    def counting(self, *args):
+        most.append(len(list(tmp_path.rglob("*.frontier"))))
+        return write(self, *args)
+
+    monkeypatch.setattr(spool.Spool, "writer", counting)
+    model = chain(rng, 8, 8)
+    collect(model, layers_of(model), [{"x": noise(rng, 4, 8)}], memory_bytes=1)
+    assert len(most) >= 8
+    assert max(most) == 1
+
+
+def test_a_data_set_may_reuse_its_memory(rng):
+    class Reusing:
+        place = np.zeros((3, 8), np.float32)
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, number):
+            if number >= 5:
+                raise IndexError
+            self.place[:] = number
+            return {"x": self.place}
+
+    model = model_of("float[N,8] x => float[N,2] y", "y = MatMul(x, w)", w=noise(rng, 8, 2))
+    found = collect(model, layers_of(model), Reusing())["w:y"]
+    assert (found.gram == 3 * (1 + 4 + 9 + 16)).all()
+    assert sorted(found.sample[:, 0]) == sorted(3 * [0, 1, 2, 3, 4])
 
 
 @pytest.mark.parametrize("failing", ["frontier", "gram"])

@@ -90,12 +90,13 @@ def test_an_axis_more_than_the_input_is_the_axis_of_samples(rng):
 
 
 def test_a_fixed_batch_groups_samples(images):
-    inputs = specs(spec("x", "float32", 3, 3, 4, 5))
-    data = load_data({"x": images, "y": np.arange(7)}, inputs)
-    expected = [{"x": images[i : i + 3], "y": np.arange(i, i + 3)} for i in (0, 3)]
+    inputs = specs(spec("x", "float32", 3, 3, 4, 5), spec("sr", "int64"))
+    shared = {"sr": np.array(8000)}
+    data = load_data({"x": images, "y": np.arange(7), **shared}, inputs)
+    expected = [{"x": images[i : i + 3], "y": np.arange(i, i + 3), **shared} for i in (0, 3)]
     assert_same(data, expected)
     with pytest.raises(InputError, match=r"shape \[2, 3, 4, 5\], not even one sample"):
-        load_data({"x": images[:2]}, inputs)
+        load_data({"x": images[:2], **shared}, inputs)
 
 
 def test_scalars_and_single_states_are_shared(rng):
@@ -142,6 +143,8 @@ def test_functions_iterables_and_sequences(images):
     assert_same(load_data(expected, IMAGE), expected)
     assert_same(load_data([{"x": images[:1].tolist()}], IMAGE), expected[:1])
     assert load_data(None, IMAGE) == []
+    with pytest.raises(InputError, match="'x' of calibration sample 1 has shape"):
+        load_data(iter([*expected[:1], {"x": images[0, 0]}]), IMAGE)
 
 
 def test_a_sequence_is_read_only_when_asked(images):
@@ -262,6 +265,19 @@ def test_a_header_may_promise_no_more_than_there_is(tmp_path):
     for name in ("a.npy", "a.npz"):
         with pytest.raises(InputError, match="holds 240 bytes where its header says 2638827906"):
             load_data(tmp_path / name, IMAGE)
+
+
+@pytest.mark.parametrize("limit", [1 << 24, 8])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_checksums_are_checked(tmp_path, monkeypatch, rng, save, limit):
+    monkeypatch.setattr(arrays, "_IN_MEMORY", limit)
+    path = tmp_path / "a.npz"
+    save(path, x=rng.integers(0, 99, (9000, 3, 4, 5)).astype(np.float32))
+    damaged = bytearray(path.read_bytes())
+    damaged[-len(damaged) // 8] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"a.npz is damaged or no .npz file: .*; write it again"):
+        load_data(path, IMAGE)
 
 
 @pytest.mark.parametrize("limit", [1 << 24, 8])

@@ -84,11 +84,12 @@ def test_nodes_that_no_measurement_needs_do_not_run():
 
 def test_the_cut_is_where_the_frontier_is_narrow():
     body = "a = Sin(x) b = Cos(a) c = Add(a, b) d = Neg(c) e = Add(d, b) f = Sin(e) y = Neg(f)"
+    body += " z = Neg(y)"
     graph = graph_of(body)
-    sizes = {"a": 4, "b": 9, "c": 7, "d": 9, "e": 5, "f": 6}
-    steps = plan(graph, dict.fromkeys("abcdef", 10), 50, size=lambda value: sizes[value.name])
+    sizes = {"a": 4, "b": 9, "c": 7, "d": 9, "e": 5, "f": 6, "y": 6, "z": 1}
+    steps = plan(graph, dict.fromkeys("abcdefz", 10), 60, size=lambda value: sizes[value.name])
     assert [names(step.saves) for step in steps] == [["e"], []]  # behind e nothing else lives
-    assert_runs(graph, steps, "abcdef")
+    assert_runs(graph, steps, "abcdefz")
 
 
 def test_what_lives_long_is_saved_once():

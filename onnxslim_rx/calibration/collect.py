@@ -184,8 +184,8 @@ def _run(
                 if _anchor(reading) in step.measures
             }
             run_step(model, step, data, observers, spool, advance)
-            for reading in list(observers):
-                writer.add(keys[reading], observers.pop(reading))
+            for reading, seen in observers.items():
+                writer.add(keys[reading], seen)
             later = {value for other in steps[number + 1 :] for value in other.inputs}
             for value in {*step.inputs, *step.saves} - later:
                 if str(value.name) in spool:
