@@ -41,8 +41,6 @@ def session(model: Path, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # idle threads of one session would spin on the cores that the other one is timed on
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     opened = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in opened.get_outputs()]
     return lambda sample: {

@@ -34,6 +34,7 @@ MODELS = (
     "vit_ibp_3_3_8", "magika_fast_v2_1", "silero_vad_16k_op15", "ultraface_RFB_320",
     "super_resolution", "sklearn_randomforest",
 )  # fmt: skip
+PEER = "ORT dynamic INT8"
 CPU_LIMIT = 1200  # seconds of one optimisation, so that a hang ends
 
 
@@ -177,13 +178,18 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
-def worker(model: Path, data: Path, output: Path) -> int:
-    """Optimise `model` on the samples in `data`; write the result and the report."""
+def worker(how: str, model: Path, data: Path, output: Path) -> int:
+    """Optimise `model` on the samples in `data`, or let a peer do it; write what comes out."""
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
+    if how == PEER:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(model, output, weight_type=QuantType.QInt8, per_channel=True)
+        return 0
     import numpy as np
 
     import onnxslim_rx as rx
 
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
     samples = []
     for path in sorted(data.glob("*.npz")):
         with np.load(path) as arrays:
@@ -198,10 +204,12 @@ def worker(model: Path, data: Path, output: Path) -> int:
     return 0
 
 
-def optimize(model: Path, data: Path, output: Path, row: Row) -> None:
+def optimize(how: str, model: Path, data: Path, output: Path, row: Row) -> None:
     """Run the worker, and note what it cost and what its report says."""
-    log = output.with_suffix(".log")
-    command = [sys.executable, __file__, "--worker", str(model), str(data), str(output)]
+    log, report = output.with_suffix(".log"), output.with_suffix(".json")
+    for stale in (output, report):
+        stale.unlink(missing_ok=True)
+    command = [sys.executable, __file__, "--worker", how, str(model), str(data), str(output)]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream)
         _, status, used = os.wait4(process.pid, 0)
@@ -211,20 +219,16 @@ def optimize(model: Path, data: Path, output: Path, row: Row) -> None:
     if row.exit_code != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         row.error = lines[-1] if lines else f"exit code {row.exit_code}"
-        return
-    report = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+    elif report.is_file():
+        _take_from_report(json.loads(report.read_text(encoding="utf-8")), row)
+
+
+def _take_from_report(report: Mapping[str, Any], row: Row) -> None:
     row.notes = report.get("notes", [])
     for layer in report.get("layers", []):
         names = [stage.partition("(")[0] for stage in layer["stages"]]
         done = " + ".join(names) or ("kept" if layer["skipped"] is None else "skipped")
         row.layers[done] = row.layers.get(done, 0) + 1
-
-
-def peer(model: Path, output: Path) -> None:
-    """ONNX Runtime's dynamic INT8 quantization per channel."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(model, output, weight_type=QuantType.QInt8, per_channel=True)
 
 
 def measure(row: Row, original: Path, result: Path, data: Path, args: argparse.Namespace) -> None:
@@ -239,18 +243,17 @@ def measure(row: Row, original: Path, result: Path, data: Path, args: argparse.N
 
 def bench(name: str, args: argparse.Namespace, work: Path) -> list[Row]:
     """Prepare, optimise and measure one model, and a peer where asked for."""
-    row, data = Row(name), work / name
-    original, result = ASSETS / "models" / f"{name}.onnx", work / f"{name}.slim.onnx"
+    data, original = work / name, ASSETS / "models" / f"{name}.onnx"
     prepare = [sys.executable, str(ROOT / "tools" / "bench_data.py"), name, str(data)]
     subprocess.run(prepare, check=True)
-    optimize(original, data / "calibrate", result, row)
-    rows = [row]
-    if row.exit_code == 0:
-        measure(row, original, result, data, args)
+    rows = [Row(name)]
     if args.peers and name == "minilm":
-        rows.append(Row(f"{name} (ORT dynamic INT8)", peer=True))
-        peer(original, work / "peer.onnx")
-        measure(rows[-1], original, work / "peer.onnx", data, args)
+        rows.append(Row(f"{name} ({PEER})", peer=True))
+    for row, how in zip(rows, ("onnxslim_rx", PEER), strict=False):
+        result = work / f"{name}.{'peer' if row.peer else 'slim'}.onnx"
+        optimize(how, original, data / "calibrate", result, row)
+        if row.exit_code == 0:
+            measure(row, original, result, data, args)
     shutil.rmtree(data)
     return rows
 
@@ -264,10 +267,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each session")
     parser.add_argument("--seconds", type=float, default=6.0, help="of timing for each model")
     parser.add_argument("--peers", action="store_true", help="also measure ORT's INT8 on MiniLM")
-    parser.add_argument("--worker", nargs=3, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
-        return worker(*args.worker)
+        return worker(args.worker[0], *map(Path, args.worker[1:]))
     names = args.models.split(",")
     unknown = sorted(set(names) - set(MODELS))
     if unknown:
