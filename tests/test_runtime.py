@@ -93,11 +93,10 @@ def test_an_overridable_weight_is_optional(size, rng) -> None:
 
 
 @pytest.mark.parametrize("size", [(3, 4), (200, 300)])
-@pytest.mark.parametrize("release", [(1, 20), (1, 31)])  # the way of old releases works in new
-def test_weights_in_external_data_run_from_memory(
-    size, release, tmp_path, monkeypatch, rng
-) -> None:
-    monkeypatch.setattr("onnxslim_rx.runtime.weights.version", lambda: release)
+@pytest.mark.parametrize("old", [False, True])  # the way for onnxruntime 1.20 works in all
+def test_weights_in_external_data_run_from_memory(size, old, tmp_path, monkeypatch, rng) -> None:
+    if old:
+        monkeypatch.setattr("onnxslim_rx.runtime.weights.version", lambda: (1, 20))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deep").mkdir()
     path = tmp_path / "deep" / "m.onnx"
@@ -199,9 +198,9 @@ def test_feeds_that_do_not_fit_are_named(feeds, words) -> None:
             "operator Thing, which does not exist",
         ),
         (
-            "(bfloat16[1,2,9] x, bfloat16[2,2,3] w) => (bfloat16[1,2,7] y) { y = Conv(x, w) }",
-            {"opset": '"" : 22', "ir_version": 10},
-            "no CPU kernel for Conv (opset 22)",
+            "(bfloat16[3] x) => (bfloat16[3] y) { y = Erf(x) }",
+            {},
+            "no CPU kernel for Erf (opset 13)",
         ),
         (
             "(float[3] x, int64[3] z) => (float[3] y) { y = Add(x, z) }",

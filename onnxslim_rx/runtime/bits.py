@@ -6,6 +6,7 @@ onnxruntime takes and gives them only as `OrtValue`s; arrays here have the types
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,6 @@ def to_numpy(value: onnxruntime.OrtValue, dtype: np.dtype[Any]) -> Array:
     """A tensor on the CPU as an array of its own memory."""
     if not needs_bits(dtype):
         return np.asarray(value.numpy())
-    content = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
     shape: list[int] = value.shape()
+    content = ctypes.string_at(value.data_ptr(), math.prod(shape) * dtype.itemsize)
     return np.frombuffer(bytearray(content), dtype).reshape(shape)
