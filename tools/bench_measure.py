@@ -26,6 +26,8 @@ Sample = Mapping[str, Array]
 Outputs = dict[str, Array]
 Run = Callable[[Sample], Outputs]
 
+OPENINGS = 3
+
 
 def read(folder: Path) -> list[dict[str, Array]]:
     """All samples of a folder, in order."""
@@ -83,25 +85,31 @@ def quality(before: Sequence[Outputs], after: Sequence[Outputs]) -> dict[str, An
     return {"cosine": cosines, "agreement": float(np.mean(equal)) if equal else None}
 
 
-def latency(runs: tuple[Run, Run], samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
-    """Time both runs in turns on the same samples: at least 30 rounds and `seconds`.
+def latency(
+    open_both: Callable[[], tuple[Run, Run]], samples: Sequence[Sample], seconds: float
+) -> dict[str, Any]:
+    """Time both models in turns on the same samples: at least 30 rounds and `seconds`.
 
-    Medians over rounds, ms a sample, and their ratio with a 95% bootstrap interval.
+    The models are opened three times, because where a session's memory happens to lie moves its
+    time by some percent. Medians over rounds, ms a sample, and their ratio with a 95% bootstrap
+    interval.
     """
     chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, min(8, len(samples)), dtype=int)]
-    for run in runs:
-        run(chosen[0])
     rounds: list[tuple[float, float]] = []
-    end = time.perf_counter() + seconds
-    while len(rounds) < 30 or time.perf_counter() < end:
-        times = [0.0, 0.0]
-        order = (0, 1) if len(rounds) % 2 == 0 else (1, 0)  # neither is always first
-        for sample in chosen:
-            for which in order:
-                start = time.perf_counter()
-                runs[which](sample)
-                times[which] += time.perf_counter() - start
-        rounds.append((times[0], times[1]))
+    for _ in range(OPENINGS):
+        runs = open_both()
+        for run in runs:
+            run(chosen[0])
+        least, end = len(rounds) + 30 // OPENINGS, time.perf_counter() + seconds / OPENINGS
+        while len(rounds) < least or time.perf_counter() < end:
+            times = [0.0, 0.0]
+            order = (0, 1) if len(rounds) % 2 == 0 else (1, 0)  # neither is always first
+            for sample in chosen:
+                for which in order:
+                    start = time.perf_counter()
+                    runs[which](sample)
+                    times[which] += time.perf_counter() - start
+            rounds.append((times[0], times[1]))
     array = np.array(rounds) / len(chosen) * 1e3
     medians = np.median(array, axis=0)
     drawn = np.random.default_rng(0).integers(0, len(array), (500, len(array)))
@@ -144,17 +152,17 @@ def measure(
     external = result.parent.glob(result.name + ".*")
     facts = json.loads((data / "task.json").read_text(encoding="utf-8"))
     samples = read(data / "score")
-    runs = session(original, threads), session(result, threads)
-    before, after = ([run(sample) for sample in samples] for run in runs)
+    opened = session(original, threads), session(result, threads)
+    before, after = ([run(sample) for sample in samples] for run in opened)
     found = {
         "bytes_before": original.stat().st_size,
         "bytes_after": result.stat().st_size + sum(path.stat().st_size for path in external),
         **quality(before, after),
-        **latency(runs, samples, seconds),
+        **latency(lambda: (session(original, threads), session(result, threads)), samples, seconds),
         "task": None,
     }
     if facts["kind"] != "none":
-        values = [score(facts, r, o, samples) for r, o in zip(runs, (before, after), strict=True)]
+        values = [score(facts, r, o, samples) for r, o in zip(opened, (before, after), strict=True)]
         found["task"] = [facts["kind"], *values]
     return found
 

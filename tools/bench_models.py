@@ -134,7 +134,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     def show(value: float | None, digits: int) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
-    cosine = row.cosine or {}
+    cosine, span = row.cosine or {}, row.ratio_interval
     misses = [bar for bar, met in bars(row).items() if not met]
     return (
         row.name,
@@ -143,7 +143,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         show(None if row.bytes_before is None else row.bytes_before / 1e3, 1),
         show(None if row.bytes_after is None else row.bytes_after / 1e3, 1),
         *(show(cosine.get(key), 4) for key in ("mean", "p5", "min")),
-        show(row.ratio, 2),
+        show(row.ratio, 2) + ("" if span is None else f" ({span[0]:.2f}-{span[1]:.2f})"),
         "-" if row.task is None else "{} {:.3f} > {:.3f}".format(*row.task),
         gain(row) or "-",
         ", ".join(misses) or "none",
