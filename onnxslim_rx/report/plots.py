@@ -68,16 +68,25 @@ def ladder_plot(report: Report) -> str:
     def draw(figure: Figure) -> None:
         axes: Sequence[Axes] = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
         _draw_ladder(axes[0], rungs, [rung.bytes for _, rung in rungs], limit)
-        axes[0].set_xlabel("size")
-        axes[0].xaxis.set_major_formatter(lambda value, _: bytes_text(max(value, 0)))
+        _label(axes[0], "size", bytes_text)
         axes[0].set_ylabel("cosine")
         if panels == 2:
             times = [rung.latency_ms or 0.0 for _, rung in timed]
             _draw_ladder(axes[1], timed, times, limit)
-            axes[1].set_xlabel("latency")
-            axes[1].xaxis.set_major_formatter(lambda value, _: ms_text(max(value, 0)))
+            _label(axes[1], "latency", ms_text)
 
     return _svg((11.6, 3.7), draw, "Quality against size and latency of the plans tried", "ladder")
+
+
+def _label(axes: Axes, name: str, text: Callable[[float], str]) -> None:
+    axes.set_xlabel(name)
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter(lambda value, _: _round(text(max(value, 0.0))))
+
+
+def _round(text: str) -> str:
+    """Without zeros after the point: ticks stand at round numbers."""
+    return re.sub(r"\.0+ ", " ", text)
 
 
 def _gap(cosine: float) -> float:
@@ -144,7 +153,7 @@ def layers_plot(layers: Sequence[LayerRow]) -> str:
         if max(map(max, sizes)) > 50 * sorted(max(pair) for pair in sizes)[len(sizes) // 2]:
             axes.set_yscale("symlog", linthresh=1e4)
             note = " (log scale)"
-        axes.yaxis.set_major_formatter(lambda value, _: bytes_text(value))
+        axes.yaxis.set_major_formatter(lambda value, _: _round(bytes_text(value)))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("layer, in graph order")
         axes.set_ylabel("weights" + note)

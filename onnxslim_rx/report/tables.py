@@ -25,7 +25,7 @@ __all__ = ["make_console", "show_line", "show_table"]
 UNLIMITED = 100_000
 """Width of what goes to a file or a pipe, columns."""
 
-_LEAST = 20
+_LEAST = 24
 """A column of words that would get less room than this, columns, is left out if it may be."""
 
 _NAME_SHARE = 45
