@@ -114,6 +114,26 @@ def test_the_worst_output_counts_unless_some_are_named() -> None:
         single(good, good, outputs=["c"])
 
 
+def test_single_numbers_are_compared_over_all_samples() -> None:
+    said, right = [0.9, 0.1, 0.5], [0.1, 0.9, 0.5]
+    shaped = [[{"y": np.array([[v]], np.float32)} for v in values] for values in (right, said)]
+    found = compare(*shaped)
+    cosine = (0.09 + 0.09 + 0.25) / (0.81 + 0.01 + 0.25)  # each alone would be 1
+    np.testing.assert_allclose(found.per_sample, [cosine] * 3, rtol=1e-6)
+    assert not found.passed(min_cosine=0.99)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(FINITE, FINITE), min_size=2, max_size=6))
+def test_single_numbers_are_one_vector(pairs) -> None:
+    r, c = (np.array(column) for column in zip(*pairs, strict=True))
+    together = compare([{"y": np.array([v])} for v in r], [{"y": np.array([v])} for v in c])
+    wanted = single(r, c).cosine()
+    # a mean of equal numbers and a sum in another order: rounding of float64
+    assert together.cosine() == pytest.approx(wanted, abs=1e-14)
+    assert together.cosine("min") == pytest.approx(wanted, abs=1e-14)
+
+
 @pytest.mark.parametrize(
     ("reference", "candidate", "kind", "agreement"),
     [

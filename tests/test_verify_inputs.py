@@ -90,6 +90,7 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
         ("y = Gather(table, i) z = Gather(small, i)", 0, 4),
         ("y = OneHot<axis = -1>(i, depth, values)", 0, 6),
         ("u = Unsqueeze(i, last) y = GatherND(table, u)", 0, 9),
+        ("u = Unsqueeze(i, last) e = Equal(u, codes) y = Cast<to = 1>(e)", 0, 3),
         (
             "k = If(on) <then_branch = a () => (int64[n, t] p) { p = Add(i, two) },"
             " else_branch = b () => (int64[n, t] q) { q = Identity(i) }> y = Gather(table, k)",
@@ -103,7 +104,8 @@ def test_indexes_stay_inside_their_tables(body, low, high) -> None:
         "(int64[n, t] i) => (float[a, b, c] y) <"
         f"float[10, 2] table = {{{', '.join(['1'] * 20)}}}, "
         "float[5, 1] small = {1, 1, 1, 1, 1}, int64 two = {2}, int64[1] flat = {-1}, "
-        "int64[1] last = {-1}, bool on = {1}, int64 depth = {7}, float[2] values = {0, 1}> "
+        "int64[1] last = {-1}, bool on = {1}, int64[4] codes = {0, 1, 2, 3}, int64 depth = {7},"
+        " float[2] values = {0, 1}> "
         f"{{ {body} }}"
     )
     model.graph.outputs[0].type = model.graph.outputs[0].shape = None
@@ -176,6 +178,18 @@ def test_images_are_smooth_and_normalised() -> None:
     assert image.std() == pytest.approx(1, abs=0.01)
     neighbours = np.corrcoef(image[:, :, 1:].ravel(), image[:, :, :-1].ravel())[0, 1]
     assert neighbours > 0.6  # white noise has 0
+
+
+def test_sound_is_found_in_length_and_loudness() -> None:
+    model = parse(
+        "(float[batch, 1, samples] x) => (float[batch, 1] y) <float[1, 1, 256] w = {"
+        + ", ".join(["0.01"] * 256)
+        + "}, int64[2] s = {0, 1}>"  # one step of convolution is left only for some lengths
+        "{ c = Conv<strides = [128]>(x, w) y = Reshape(c, s) }"
+    )
+    for sample in generate_inputs(model, samples=3):
+        assert 256 <= sample["x"].shape[2] < 384
+        assert sample["x"].std() == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float"])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.progress import task
-from onnxslim_rx.verify.measures import Difference, failed, is_float, measure
+from onnxslim_rx.verify.measures import Difference, cosine, failed, is_float, measure
 from onnxslim_rx.verify.parts import Run, flatten, without_extras, without_padding
 from onnxslim_rx.vocabulary import CosineStat
 
@@ -32,7 +32,8 @@ class OutputError:
         name: the output; `name[i]` or `name[key]` for a part of a sequence or map.
         kind: "float", "integer" (bool too) or "other" (text).
         per_sample: (samples,) float64, cosine of each sample, or share of equal elements where
-            the output is not float; 0 where a sample cannot be compared.
+            the output is not float; 0 where a sample cannot be compared. One number has no
+            direction: where every sample has one, the cosine is that of all samples together.
         snr_db: `10 log10(sum r^2 / sum (c - r)^2)` over all samples, dB; infinite where nothing
             differs, NaN where the output is not float.
         max_abs: largest absolute difference; NaN where the output is not float.
@@ -238,6 +239,9 @@ class _Collected:
         per_sample = np.ones(samples)
         for index, difference in self.differences.items():
             per_sample[index] = difference.closeness
+        singles = [d.single for d in self.differences.values() if d.single is not None]
+        if len(singles) == samples > 1:
+            per_sample[:] = cosine(*np.asarray(singles, dtype=np.float64).T)
         failures = tuple(
             f"output {name!r} of sample {index} {difference.failure}"
             for index, difference in self.differences.items()

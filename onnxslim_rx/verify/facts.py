@@ -140,9 +140,11 @@ def _note(facts: Facts, trace: _Trace, node: ir.Node, index: int) -> None:
         depth = _number(node.inputs[1])
         facts.indexes.append((None if depth is None else int(depth), shift))
     elif op == "Equal":
-        other = _number(node.inputs[1 - index])
-        if other is not None:
-            facts.compared.add(other - trace.shift)
+        other = constant(node.inputs[1 - index])
+        if other is not None and other.size == 1:
+            facts.compared.add(float(other.numpy().reshape(-1)[0]) - trace.shift)
+        elif other is not None and np.array_equal(other.numpy().ravel(), np.arange(other.size)):
+            facts.indexes.append((other.size, shift))  # one-hot, written out
     elif op in ("LSTM", "GRU", "RNN") and index == 4:
         facts.is_length = True
     if op in ("STFT", "Conv") and index == 0:

@@ -24,6 +24,7 @@ class Difference:
         noise: sum of squares of the difference.
         max_abs: largest absolute difference.
         max_rel: `max_abs` divided by the reference's largest absolute value.
+        single: reference and candidate, where they are one float each.
         failure: why the two cannot be compared, or "".
     """
 
@@ -32,6 +33,7 @@ class Difference:
     noise: float = 0.0
     max_abs: float = 0.0
     max_rel: float = 0.0
+    single: tuple[float, float] | None = None
     failure: str = ""
 
 
@@ -68,7 +70,8 @@ def measure(reference: Array, candidate: Array) -> Difference:
         signal, noise = float(r @ r), float(error @ error)
     max_abs = float(np.abs(error).max(initial=0.0))
     max_rel = max_abs / largest if largest else (math.inf if max_abs else 0.0)
-    return Difference(cosine(r, c), signal, noise, max_abs, max_rel)
+    single = (float(r[0]), float(c[0])) if r.size == 1 else None
+    return Difference(cosine(r, c), signal, noise, max_abs, max_rel, single)
 
 
 def cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:

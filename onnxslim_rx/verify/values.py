@@ -103,7 +103,11 @@ def _for_floats(spec: TensorSpec, facts: Facts) -> list[Maker]:
         return [_full(0.5), _full(1)] if _THRESHOLD.search(name) else [_full(1), _full(0.5)]
     if _SAMPLE_RATE.search(name):
         return [_full(16000)]
-    noise = partial(_smooth, facts, spec) if image_axes(spec) else partial(_normal, facts)
+    noise: Maker = partial(_normal, facts)
+    if facts.waveform:
+        noise = _sound
+    elif image_axes(spec):
+        noise = partial(_smooth, facts, spec)
     return [noise, _positive, _full(1)]
 
 
@@ -167,6 +171,15 @@ def _normal(facts: Facts, draw: Draw) -> Array:
 
 def _positive(draw: Draw) -> Array:
     return draw.rng.uniform(0.05, 1.0, draw.shape)
+
+
+def _sound(draw: Draw) -> Array:
+    """Pink noise along the last axis, about as loud as recorded speech (deviation 0.1)."""
+    spectrum = np.fft.rfft(draw.rng.standard_normal(draw.shape), axis=-1)
+    bins = np.arange(spectrum.shape[-1])
+    spectrum[..., 0] = 0.0
+    values = np.fft.irfft(spectrum / np.sqrt(np.maximum(bins, 1)), n=draw.shape[-1], axis=-1)
+    return 0.1 * values / (values.std() or 1.0)
 
 
 def _smooth(facts: Facts, spec: TensorSpec, draw: Draw) -> Array:
