@@ -110,6 +110,11 @@ def test_reasons_are_given_where_nothing_was_done(report):
     assert "No layer was changed" in text
 
 
+def test_a_model_without_layers_says_so(report):
+    report.layers = []
+    assert "the model has no layer that can be compressed" in printed(report, io.StringIO())
+
+
 def test_a_metric_is_shown_with_its_interval(report):
     text = printed(report, io.StringIO())
     assert re.search(r"spearman +0\.820 +0\.818 +change -0\.0051 to \+0\.0004", text)

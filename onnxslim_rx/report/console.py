@@ -117,6 +117,8 @@ def _print_changed(console: Console, layers: Sequence[LayerRow], top: int) -> No
 
 def _print_unchanged(console: Console, report: Report) -> None:
     reasons = why_nothing(report)
+    if not report.layers:
+        show_line(console, "the model has no layer that can be compressed")
     if reasons:
         console.print()
         some = any(layer.changed for layer in report.layers)
