@@ -94,7 +94,9 @@ def test_missing_keys_are_named():
         Report.from_dict(table)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "not a JSON obj")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not valid JSON"), ("[]", "list at report; expected dict")]
+)
 def test_what_is_no_report_is_refused(text, message):
     with pytest.raises(InputError, match=message):
         Report.from_json(text)

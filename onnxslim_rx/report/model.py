@@ -42,7 +42,7 @@ class BeforeAfter:
 
 @dataclasses.dataclass
 class Latency:
-    """Median times of one run, ms, and `after / before` of interleaved runs."""
+    """Median times of one run, ms, and the median of `after / before` of interleaved runs."""
 
     before: float | None = None
     after: float | None = None
@@ -54,9 +54,7 @@ class Cosine:
     """Cosine between the outputs of the two models over the samples, of the output that counts.
 
     Args:
-        mean: over samples, in [-1, 1].
-        p5: 5th percentile over samples.
-        min: the worst sample.
+        mean, p5, min: over samples, in [-1, 1]; p5 is the 5th percentile.
     """
 
     mean: float | None = None
@@ -173,8 +171,8 @@ class PassRow:
     @property
     def remarks(self) -> str:
         """Why the pass left places alone, or all of them, in one clause."""
-        skipped = [f"{why} ({count})" for why, count in self.skipped.items()]
-        return ", ".join([f"taken back: {self.failure}", *skipped] if self.failure else skipped)
+        failed = [f"taken back: {self.failure}"] if self.failure else []
+        return ", ".join(failed + [f"{why} ({count})" for why, count in self.skipped.items()])
 
 
 @dataclasses.dataclass
@@ -299,6 +297,4 @@ class Report:
             table = json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(f"the report is not valid JSON: {error}") from error
-        if not isinstance(table, dict):
-            raise InputError("the report is not a JSON object")
-        return cls.from_dict(table)
+        return cls.from_dict(decode(dict[str, Any], table, "report"))
