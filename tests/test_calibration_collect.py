@@ -331,14 +331,15 @@ def producer(model, name):
 def test_constant_activations_and_graph_inputs(rng):
     model = model_of(
         "float[N,6] x => float[N,5] y",
+        "c = Constant<value_floats=[3.0,1,4,1,5,9]>() o = MatMul(c, w1)"
         "p = MatMul(table, w1) q = Gather(rows, last) r = MatMul(q, w1) s = MatMul(x, w1)"
-        "t = Add(p, r) y = Add(s, t)",
+        "t = Sum(o, p, r) y = Add(s, t)",
         table=noise(rng, 1, 6),
         rows=noise(rng, 4, 6),
         last=np.array([-1, 1]),
         w1=noise(rng, 6, 5),
     )
-    layers = [Layer(output, "MatMul", "linear", producer(model, output), 1, 0) for output in "prs"]
+    layers = [Layer(output, "MatMul", "linear", producer(model, output), 1, 0) for output in "oprs"]
     layers.append(Layer("rows", "Gather", "embedding", producer(model, "q"), 0, 1))
     data = [{"x": noise(rng, 2, 6)}, {"x": noise(rng, 2, 6)}]
     for memory_bytes in (1, 1 << 30):
@@ -346,6 +347,8 @@ def test_constant_activations_and_graph_inputs(rng):
         table = model.graph.initializers["table"].const_value.numpy()
         rows = model.graph.initializers["rows"].const_value.numpy()[[-1, 1]]
         assert_gram(statistics["p"].gram, np.concatenate([table] * 2).astype(np.float64))
+        pi = np.array([[3.0, 1, 4, 1, 5, 9]] * 2)
+        assert_gram(statistics["o"].gram, pi)
         assert_gram(statistics["r"].gram, np.concatenate([rows] * 2).astype(np.float64))
         assert_gram(statistics["s"].gram, np.concatenate([s["x"] for s in data]).astype(float))
         assert statistics["rows"].counts.tolist() == [0, 2, 0, 2]

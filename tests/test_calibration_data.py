@@ -225,8 +225,10 @@ def test_types_are_converted_where_the_meaning_stays(dtype, value, converted):
         ([{"ids": [[1], [2, 3]], "mask": [[1]]}], "input 'ids' .* cannot become an array"),
         (3, "the calibration data is a int; expected a path"),
         (lambda: 1 / 0, "raised ZeroDivisionError at sample 0"),
-        ("nowhere.npz", "cannot read the calibration file nowhere.npz: No such file"),
-        ("model.onnx", "model.onnx is of an unknown kind; expected a file that ends in .npz"),
+        ("nowhere.npz", "there is no calibration file or folder nowhere.npz"),
+        (__file__, "data.py is of an unknown kind; expected a file that ends in .npz"),
+        (from_npz("nowhere.npz"), "cannot read the calibration file nowhere.npz: No such file"),
+        (from_dir("nowhere"), "cannot read the calibration folder nowhere: No such file"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_line(data, message):

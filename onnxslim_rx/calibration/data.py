@@ -86,6 +86,7 @@ Calibration = (
     str
     | os.PathLike[str]
     | Source
+    | Array
     | Mapping[str, Any]
     | Iterable[Mapping[str, Any]]
     | Indexed
@@ -161,6 +162,8 @@ def load_data(calibration: Calibration | None, inputs: Inputs) -> Dataset:
 def _open(calibration: Any, inputs: Inputs) -> Samples:
     if isinstance(calibration, (str, os.PathLike)):
         path = Path(calibration)
+        if not path.exists():
+            raise InputError(f"there is no calibration file or folder {path}")
         return _from_folder(path, inputs) if path.is_dir() else _from_file(path, inputs)
     if isinstance(calibration, Source):
         return calibration.open(inputs)

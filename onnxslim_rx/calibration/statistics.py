@@ -64,6 +64,9 @@ class Statistics(Mapping[str, LayerStatistics]):
             shape=tuple(reading["shape"]),
         )
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._layers
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)
 
