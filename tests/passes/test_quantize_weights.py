@@ -166,13 +166,13 @@ def test_dequantize_linear_is_the_same_weight_in_another_form(rng):
 def test_dequantize_linear_is_offered_where_it_exists_only(rng):
     text, shape, _ = CASES["matmul"]
     weight = {"w": rng.standard_normal(shape).astype(np.float32)}
-    one = QuantizeWeights(min_elements=1)
-    forms = {}
+    one = QuantizeWeights(form="dequantize-linear", min_elements=1)
+    offered = {}
     for opset in (12, 13):
         (layer,) = one.layers(model(text, weight, opset=opset))
         assert isinstance(layer, Layer)
-        forms[opset] = [c.stages[0].options["form"] for c in one.candidates(layer, None, TARGET)]
-    assert forms == {12: ["cast-mul"], 13: ["cast-mul", "dequantize-linear"]}
+        offered[opset] = len(list(one.candidates(layer, None, TARGET)))
+    assert offered == {12: 0, 13: 1}
 
 
 def test_half_precision_weights_keep_their_type(rng):
