@@ -7,12 +7,14 @@ import math
 
 import ml_dtypes
 import numpy as np
+import onnx.parser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir import load
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.verify import Comparison, compare_runs
 
@@ -263,6 +265,19 @@ def test_labels_beside_the_inputs_do_not_disturb(assets) -> None:
     runner = Runner(assets / "models" / "vit_ibp_3_3_8.onnx", threads=1)
     data = [{"input": np.zeros((1, 3, 32, 32), np.float32), "label": np.array([3])}]
     assert compare_runs(runner, runner, data).cosine() == 1.0
+
+
+def test_weights_that_may_be_given_are_given() -> None:
+    model = load(
+        onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x, float[2] w)'
+            " => (float[2] y) <float[2] w = {1, 1}> { y = Mul(x, w) }"
+        )
+    )
+    runner = Runner(model)
+    x, w = np.array([1, 2], np.float32), np.array([3, -1], np.float32)
+    right = {"y": np.array([3, -2], np.float32)}
+    assert compare_runs(lambda _: right, runner, [{"x": x, "w": w}]).passed(min_cosine=1.0)
 
 
 def test_something_must_be_compared() -> None:

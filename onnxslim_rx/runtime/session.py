@@ -49,8 +49,8 @@ class Runner:
             or another session that is timed in turns with this one.
 
     Attributes:
-        inputs: what must be given, by name. Weights that may be given too (initializers that
-            are also graph inputs) are not listed, but accepted.
+        inputs: what must be given, by name.
+        overridable: weights that may be given, too: initializers that are also graph inputs.
         outputs: what comes back, by name.
 
     Raises:
@@ -91,7 +91,7 @@ class Runner:
         self._silent = onnxruntime.RunOptions()
         self._silent.log_severity_level = _SILENT
         self.inputs = _specs(self._session.get_inputs())
-        self._overridable = _specs(self._session.get_overridable_initializers())
+        self.overridable = _specs(self._session.get_overridable_initializers())
         self.outputs = _selected(_specs(self._session.get_outputs()), outputs)
 
     def _share_weights(self, model: Detached, options: onnxruntime.SessionOptions) -> bytes:
@@ -116,7 +116,7 @@ class Runner:
         Raises:
             InputError: names, types or shapes do not fit, or onnxruntime fails.
         """
-        check_feeds(feeds, self.inputs, self._overridable)
+        check_feeds(feeds, self.inputs, self.overridable)
         dtypes = [spec.dtype for spec in self.outputs.values()]
         dtypes += [value.dtype for value in feeds.values() if isinstance(value, np.ndarray)]
         run = self._run_values if any(map(needs_bits, dtypes)) else self._run_arrays

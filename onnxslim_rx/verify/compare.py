@@ -282,4 +282,6 @@ def _kind(dtype: np.dtype[Any]) -> OutputKind:
 def _decibels(signal: float, noise: float) -> float:
     if noise == 0.0:
         return math.inf
-    return 10.0 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
+    if signal == 0.0 or not math.isfinite(noise):
+        return -math.inf
+    return 10.0 * (math.log10(signal) - math.log10(noise))

@@ -59,5 +59,5 @@ def without_extras(run: Run) -> Run:
     """`run`, but a `Runner` gets only its own inputs: samples may carry labels, too."""
     if not isinstance(run, Runner):
         return run
-    runner = run
-    return lambda sample: runner({name: sample[name] for name in runner.inputs if name in sample})
+    runner, known = run, {**run.inputs, **run.overridable}
+    return lambda sample: runner({name: sample[name] for name in known if name in sample})
