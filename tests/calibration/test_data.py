@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import zipfile
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +15,6 @@ from onnxslim_rx.calibration import (
     from_dir,
     from_npz,
     load_data,
-    split,
 )
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.runtime import TensorSpec
@@ -243,100 +241,3 @@ def test_nan_and_infinity_are_refused(tmp_path, images, bad):
     np.savez(tmp_path / "a.npz", x=images)
     with pytest.raises(InputError, match=r"'x' of sample 3 of .*a.npz holds NaN or infinity"):
         load_data(tmp_path / "a.npz", IMAGE)
-
-
-def test_pickled_objects_are_never_read(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (pytest.fail, ("it was unpickled",))
-
-    np.save(tmp_path / "a.npy", np.array([Bomb()], object), allow_pickle=True)
-    np.savez(tmp_path / "a.npz", x=np.array([Bomb()], object))
-    for path in (tmp_path / "a.npy", tmp_path / "a.npz", tmp_path):
-        with pytest.raises(InputError, match="holds pickled objects, which are never read"):
-            load_data(path, IMAGE)
-
-
-def test_a_header_may_promise_no_more_than_there_is(tmp_path):
-    with (tmp_path / "a.npy").open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (2**40, 3, 4, 5)}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(bytes(240))
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        archive.write(tmp_path / "a.npy", "x.npy")
-    for name in ("a.npy", "a.npz"):
-        with pytest.raises(InputError, match="holds 240 bytes where its header says 2638827906"):
-            load_data(tmp_path / name, IMAGE)
-
-
-@pytest.mark.parametrize("limit", [1 << 24, 8])
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_checksums_are_checked(tmp_path, monkeypatch, rng, save, limit):
-    monkeypatch.setattr(arrays, "_IN_MEMORY", limit)
-    path = tmp_path / "a.npz"
-    save(path, x=rng.integers(0, 99, (9000, 3, 4, 5)).astype(np.float32))
-    damaged = bytearray(path.read_bytes())
-    damaged[-len(damaged) // 8] ^= 1
-    path.write_bytes(damaged)
-    with pytest.raises(InputError, match=r"a.npz is damaged or no .npz file: .*; write it again"):
-        load_data(path, IMAGE)
-
-
-@pytest.mark.parametrize("limit", [1 << 24, 8])
-@pytest.mark.parametrize("kind", ["npy", "stored", "deflated"])
-def test_damaged_files_give_clean_errors(tmp_path, monkeypatch, images, rng, kind, limit):
-    monkeypatch.setattr(arrays, "_IN_MEMORY", limit)
-    path = tmp_path / ("a.npy" if kind == "npy" else "a.npz")
-    if kind == "npy":
-        np.save(path, images)
-    else:
-        (np.savez if kind == "stored" else np.savez_compressed)(path, x=images)
-    whole = path.read_bytes()
-    refused = 0
-    for number in range(120):
-        damaged = bytearray(whole)
-        if number % 4 == 0:
-            del damaged[rng.integers(len(whole)) :]
-        else:
-            # half of the flips hit the headers
-            reach = len(whole) if number % 2 else 160
-            damaged[rng.integers(reach)] ^= 1 << rng.integers(8)
-        path.write_bytes(damaged)
-        try:
-            load_data(path, IMAGE)
-        except InputError as error:
-            refused += "\n" not in str(error)
-    # every truncated file and, where there are checksums, almost every flip of data
-    assert refused >= (30 if kind == "npy" else 75)
-
-
-@pytest.mark.parametrize("count", [8, 9, 10, 11, 101])
-def test_split_parts_are_disjoint_and_seeded(count):
-    data = [{"x": np.array([number])} for number in range(count)]
-    parts = split(data, seed=3)
-    numbers = [
-        [int(sample["x"][0]) for sample in part]
-        for part in (parts.calibrate, parts.select, parts.confirm)
-    ]
-    assert sorted(number for part in numbers for number in part) == list(range(count))
-    assert [len(part) for part in numbers[1:]] == [count // 4] * 2
-    assert all(part == sorted(part) for part in numbers)
-    assert not parts.weak
-    assert parts.reason == ""
-    again, other = split(data, seed=3), split(data, seed=4)
-    assert [int(sample["x"][0]) for sample in again.confirm] == numbers[2]
-    assert [int(sample["x"][0]) for sample in other.calibrate] != numbers[0]
-
-
-@pytest.mark.parametrize("count", range(1, 8))
-def test_few_samples_are_shared_and_said_to_be_weak(count):
-    data = [{"x": np.array([number])} for number in range(count)]
-    parts = split(data, seed=0)
-    assert parts.calibrate == parts.select == parts.confirm == data
-    assert parts.weak
-    assert f"with {count} calibration sample" in parts.reason
-
-
-def test_nothing_cannot_be_split():
-    with pytest.raises(InputError, match="no samples to split"):
-        split([], seed=0)
