@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
+from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
@@ -149,10 +151,24 @@ def test_sdist_holds_what_a_build_needs(dist):
     assert not any(name.startswith((".git", ".venv", "build/")) for name in names)
 
 
+def metadata(wheel: Path) -> Message:
+    """The METADATA of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def test_lower_bounds_are_those_that_are_tested(wheel, root):
+    text = (root / "tools" / "constraints-lowest.txt").read_text(encoding="utf-8")
+    tested = dict(re.findall(r"^([\w-]+)==(\S+)$", text, re.MULTILINE))
+    needs = metadata(wheel).get_all("Requires-Dist", [])
+    needs = [n for n in needs if "extra ==" not in n or "extra == 'report'" in n.replace('"', "'")]
+    bounds = dict(re.findall(r"^([\w-]+)>=([\w.]+)", "\n".join(needs), re.MULTILINE))
+    assert bounds == tested
+
+
 def test_core_needs_neither_torch_nor_opencl_nor_drawing(wheel):
-    archive = zipfile.ZipFile(wheel)
-    (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
-    message = Parser().parsestr(archive.read(metadata).decode())
+    message = metadata(wheel)
     needs = [need for need in message.get_all("Requires-Dist", []) if "extra ==" not in need]
     assert not [need for need in needs if need.split(">")[0].strip() in OPTIONAL]
     assert set(message.get_all("Provides-Extra", [])) == {"torch", "opencl", "report", "dev"}
