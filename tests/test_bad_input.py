@@ -219,6 +219,19 @@ def test_definitions_that_come_twice(what):
         refused(proto, "twice")
 
 
+@pytest.mark.parametrize("text", ["x", "w", "Add", "g", "comment", "key", "N", "tensor comment"])
+def test_text_that_is_not_utf8(text, tmp_path):
+    proto = good()
+    proto.graph.node[0].doc_string = "comment"
+    proto.graph.initializer[0].doc_string = "tensor comment"
+    proto.metadata_props.add(key="key", value="value")
+    content = proto.SerializeToString()
+    field = bytes([len(text)]) + text.encode()
+    assert field in content
+    (tmp_path / "m.onnx").write_bytes(content.replace(field, field[:-1] + b"\xf0"))
+    refused(tmp_path / "m.onnx", "expected text in UTF-8")
+
+
 def test_functions_that_call_themselves():
     text = HEAD.replace("17", '17, "f": 1') + "g (float[N] x) => (float[N] y) { y = f.a(x) }"
     domain = '<domain: "f", opset_import: ["": 17, "f": 1]>'

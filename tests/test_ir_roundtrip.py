@@ -127,6 +127,27 @@ def test_what_models_carry_besides_nodes(tmp_path):
     assert ir.digest(ir.load(tmp_path / "m.onnx")) == ir.digest(model)
 
 
+def test_types_that_onnx_ir_lacks():
+    proto = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 3]>
+        g (float[N, 2] x, bool c) => (float[N] z)
+        { labels, scores = ai.onnx.ml.LinearClassifier <coefficients = [1.0, 2.0]> (x)
+          z = ai.onnx.ml.ZipMap <classlabels_int64s = [0, 1]> (scores) }"""
+    )
+    maps = proto.graph.output[0].type.sequence_type.elem_type.map_type
+    maps.key_type = onnx.TensorProto.INT64
+    maps.value_type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    assert_kept(proto)
+
+    # inner values: dropped, as ONNX Runtime infers them
+    hint = proto.graph.value_info.add(name="scores")
+    hint.type.tensor_type.shape.dim.add(dim_value=3)
+    proto.graph.value_info.add(name="z2").type.CopyFrom(proto.graph.output[0].type)
+    kept = onnx.ModelProto.FromString(ir.serialize(ir.load(proto)))
+    assert kept.graph.output == proto.graph.output
+    assert not kept.graph.value_info
+
+
 def test_training_information_is_refused_not_dropped():
     proto = parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y) { y = Relu(x) }'

@@ -245,6 +245,31 @@ def test_no_failure_leaves_anything_partial(failure, external, call, tmp_path, m
     assert not [file for file in tmp_path.iterdir() if file.name.endswith(atomic.PARTIAL)]
 
 
+@pytest.mark.parametrize("external", [False, True])
+def test_whenever_the_process_dies_there_is_a_whole_model_or_none(external, tmp_path, monkeypatch):
+    """Look at the disk before and after each renaming, as a process does that comes later."""
+    path = tmp_path / "m.onnx"
+    old, new = chain(seed=0), chain(seed=1)
+    ir.save(old, path, external=external)
+    wanted = {ir.digest(old), ir.digest(new)}
+    replace = Path.replace
+    seen = []
+
+    def look():
+        seen.append(ir.digest(ir.load(path)) if path.exists() else None)
+
+    def watched(self, target):
+        look()
+        replace(self, target)
+        look()
+
+    monkeypatch.setattr(Path, "replace", watched)
+    ir.save(new, path, external=external)
+    assert set(seen) <= wanted | {None}
+    assert seen[-1] == ir.digest(new)
+    assert external or None not in seen
+
+
 KILLED = """
 import sys
 import numpy as np
