@@ -22,9 +22,45 @@ _SECONDS = 600
 _CHILD = """\
 import json, resource, sys
 import numpy, onnxruntime
+
 def peak():
-    # ru_maxrss of a process on Linux starts with that of the process that made it
+    # on Linux, ru_maxrss of a new process starts with that of the process that made it
     try:
-        lines = open("/proc/self/status").read().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+        with open("/proc/self/status") as status:
+            return next(int(s.split()[1]) * 1024 for s in status if s.startswith("VmHWM"))
     except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 4
+feeds = dict(numpy.load(sys.argv[2]))
+before = peak()
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+session.run(None, feeds)
+print(json.dumps(peak() - before))
+"""
+
+
+def session_memory(model: ir.Model, feeds: Mapping[str, Any]) -> int | None:
+    """Bytes that loading `model` and running it once add to the peak of a fresh process.
+
+    None where it cannot be measured: systems without `resource`, inputs that are no plain
+    arrays, or a model that needs more than the fresh process has.
+    """
+    if any(not isinstance(v, np.ndarray) or v.dtype.hasobject for v in feeds.values()):
+        return None
+    with tempfile.TemporaryDirectory(prefix="onnxslim-rx-") as folder:
+        path, data = Path(folder) / "model.onnx", Path(folder) / "feeds.npz"
+        try:
+            save(model, path)
+            np.savez(data, **feeds)
+            found = subprocess.run(
+                [sys.executable, "-c", _CHILD, str(path), str(data)],
+                capture_output=True,
+                timeout=_SECONDS,
+                check=True,
+            )
+            return int(json.loads(found.stdout))
+        except (InputError, OSError, subprocess.SubprocessError, ValueError):
+            return None

@@ -107,7 +107,7 @@ class QuantizeWeights(CompressionPass):
         tensor = _tensor(layer)
         shape = tensor.shape.numpy()
         scales = math.prod(shape[axis] for axis in _axes(layer))
-        size = tensor.size + scales * tensor.dtype.itemsize
+        size = int(tensor.size + scales * tensor.dtype.itemsize)
         weight = _array(layer)
         if size + _OVERHEAD_BYTES >= tensor.nbytes or not np.isfinite(weight).all():
             return
