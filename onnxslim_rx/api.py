@@ -75,6 +75,7 @@ def optimize(
     verify: Verify = "end",
     skip: Sequence[str] = (),
     only: Sequence[str] = (),
+    freeze_weights: bool = False,
 ) -> Result:
     """Make a model as small and fast as the budget allows.
 
@@ -94,6 +95,8 @@ def optimize(
         verify: check clean-up passes at the "end", after "each", or not (None).
         skip: names of passes to leave out.
         only: names of passes to use; none: all.
+        freeze_weights: weights that the model also lists as inputs, as old exporters do, become
+            constants that callers can no longer override.
 
     Returns:
         The result; nothing is written until `Result.save`.
@@ -104,8 +107,9 @@ def optimize(
     """
     with _showing(progress):
         outcome = _optimizer(
-            model, budget, calibration, metric, target, preset, seed, cache, verify, skip, only
-        ).run(_read_plan(plan))
+            model, budget, calibration, metric, target, preset, seed, cache, verify, skip, only,
+            freeze_weights,
+        ).run(_read_plan(plan))  # fmt: skip
     return Result(
         to_kind(outcome.model, kind_of(model)),
         outcome.plan,
@@ -128,12 +132,14 @@ def plan(
     cache: PathLike | None = None,
     skip: Sequence[str] = (),
     only: Sequence[str] = (),
+    freeze_weights: bool = False,
 ) -> Plan:
     """Decide what `optimize` would do; arguments and errors are the same."""
     with _showing(progress):
         outcome: Outcome = _optimizer(
-            model, budget, calibration, metric, target, preset, seed, cache, "end", skip, only
-        ).run(None)
+            model, budget, calibration, metric, target, preset, seed, cache, "end", skip, only,
+            freeze_weights,
+        ).run(None)  # fmt: skip
     return outcome.plan
 
 
@@ -234,6 +240,7 @@ def _optimizer(
     verify: Verify,
     skip: Sequence[str],
     only: Sequence[str],
+    freeze_weights: bool,
 ) -> Optimizer:
     return Optimizer(
         model,
@@ -247,6 +254,7 @@ def _optimizer(
         verify=verify,
         skip=tuple(skip),
         only=tuple(only),
+        freeze_weights=freeze_weights,
     )
 
 

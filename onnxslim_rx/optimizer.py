@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from onnxslim_rx import registry
 from onnxslim_rx.analysis import flops
 from onnxslim_rx.calibration import Calibration, Split, collect, load_data, split
 from onnxslim_rx.errors import BudgetError, InputError
-from onnxslim_rx.ir import ModelLike, digest, load, size_bytes
+from onnxslim_rx.ir import ModelLike, clone, digest, load, size_bytes
 from onnxslim_rx.manager import JournalEntry
 from onnxslim_rx.metrics import Metric, load_metric
 from onnxslim_rx.passbase import CompressionPass, LayerStatistics, Skipped
@@ -78,6 +79,7 @@ class Optimizer:
     verify: Verify
     skip: tuple[str, ...]
     only: tuple[str, ...]
+    freeze_weights: bool
 
     def run(self, plan: Plan | None) -> Outcome:
         """Carry out `plan`, or search for one.
@@ -124,6 +126,8 @@ class _Run:
         options = self.options
         with self.phase("load"):
             original = load(options.model)
+            if options.freeze_weights:
+                original = _frozen(original)
             source = options.model
             path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
             reference = Runner(path if path is not None else original)
@@ -167,10 +171,11 @@ class _Run:
                 "a metric needs data, and there is none", advice="give calibration data with labels"
             )
         made = generate_inputs(original, samples=_SYNTHETIC_SAMPLES, seed=options.seed)
-        self.notes.append(
-            "No calibration data: made-up inputs were used, estimates are weaker, and only a part"
-            " of the budget was spent. Give --calibration for more."
-        )
+        if options.preset != "safe":
+            self.notes.append(
+                "No calibration data: made-up inputs were used, estimates are weaker, and only a"
+                " part of the budget was spent. Give --calibration for more."
+            )
         return split(made, options.seed), True
 
     def clean(self, original: ir.Model) -> tuple[ir.Model, Sequence[JournalEntry]]:
@@ -299,6 +304,13 @@ class _Run:
                 solved.verdict, solved.model, solved.choices, solved.plan
             )  # fmt: skip
         plan = dataclasses.replace(plan, min_onnxruntime=least_onnxruntime(model))
+        overridable = sum("also a graph input" in entry.why for entry in skipped)
+        if overridable:
+            self.notes.append(
+                f"{overridable} weights were left alone because the model lists them as inputs, as"
+                " old exporters do. If nobody overrides them, freeze_weights (--freeze-weights)"
+                " makes them constants."
+            )
         facts.chosen = dict(zip((u.layer.name for u in units), choices, strict=True))
         report = self.report(model, facts, units, skipped, problem.trials, verdict, limits)
         return Outcome(model, plan, report)
@@ -328,7 +340,7 @@ class _Run:
             verdict = judge(Runner(model))
             why = verdict.why or limits.broken(model)
         report = self.report(model, facts, [], refused, [], verdict, limits)
-        report.layers = rows_of_plan(plan, cleaned, passes) + report.layers
+        report.layers = rows_of_plan(plan, cleaned, model, passes) + report.layers
         if why:
             error = BudgetError(f"the plan does not keep the promise: {why}")
             report.failure = why
@@ -363,11 +375,19 @@ def _budget(options: Optimizer, plan: Plan | None) -> Budget:
         except TypeError as error:
             raise InputError(f"the budget of the plan is not known: {error}") from error
     if budget is None:
-        budget = Budget(min_cosine=0.99)
-    if not (budget.limits_quality or budget.limits_cost):
+        budget = Budget()
+    # clean-up alone promises more than a cosine: the same outputs up to rounding
+    if not (budget.limits_quality or budget.limits_cost or options.preset == "safe"):
         budget = dataclasses.replace(budget, min_cosine=0.99)
     aims: dict[Preset | None, Minimize] = {"small": "bytes", "fast": "latency"}
     return dataclasses.replace(budget, minimize=aims.get(options.preset, budget.minimize))
+
+
+def _frozen(model: ir.Model) -> ir.Model:
+    """A copy whose initializers are no inputs: nobody can override them any more."""
+    copy = clone(model)
+    common.RemoveInitializersFromInputsPass()(copy)
+    return copy
 
 
 def _safe_without_data(choice: Choice) -> bool:

@@ -111,12 +111,13 @@ def make_report(
 
 
 def rows_of_plan(
-    plan: Plan, cleaned: ir.Model, passes: Mapping[str, CompressionPass]
+    plan: Plan, cleaned: ir.Model, model: ir.Model, passes: Mapping[str, CompressionPass]
 ) -> list[LayerRow]:
     """The layers of a plan that was replayed: what was done, without measurements."""
     found: dict[str, Layer] = {}
     for one in passes.values():
         found |= {layer.name: layer for layer in one.layers(cleaned) if isinstance(layer, Layer)}
+    known = set(cleaned.graph.initializers)
     rows = []
     for entry in plan.layers:
         layer = found.get(entry.name)
@@ -131,9 +132,21 @@ def rows_of_plan(
                 damage=entry.damage,
                 params_before=tensor.size if tensor is not None else None,
                 bytes_before=tensor.nbytes if tensor is not None else None,
+                bytes_after=_bytes_of(entry.name, model, known)
+                or (tensor.nbytes if tensor is not None else None),
             )
         )
     return rows
+
+
+def _bytes_of(layer: str, model: ir.Model, known: set[str]) -> int:
+    """Bytes of the initializers that passes made for a layer: their names begin with its own."""
+    return sum(
+        value.const_value.nbytes
+        for graph in model.graphs()
+        for name, value in graph.initializers.items()
+        if name.startswith(f"{layer}.") and name not in known and value.const_value is not None
+    )
 
 
 def _count(model: ir.Model) -> int:

@@ -228,3 +228,25 @@ def test_compare_and_inspect_and_bench(digits, result, tmp_path):
     assert found.rows[1].bytes < found.rows[0].bytes
     assert all(row.latency_ms > 0 and (row.metric or 0) > 0.9 for row in found.rows)
     assert found.pareto()
+
+
+def test_weights_listed_as_inputs_are_left_alone_until_they_are_frozen(rng):
+    model = linear(rng)
+    model.graph.inputs.append(model.graph.initializers["w"])
+    left = rx.optimize(model, progress=False)
+    assert left.plan.changes == ()
+    assert any("--freeze-weights" in note for note in left.report.notes)
+    frozen = rx.optimize(model, freeze_weights=True, progress=False)
+    assert [layer.name for layer in frozen.plan.changes] == ["w"]
+    assert [value.name for value in frozen.model.graph.inputs] == ["x"]
+    assert [value.name for value in model.graph.inputs] == ["x", "w"]
+
+
+def test_the_error_names_the_smallest_plan_that_was_found(digits):
+    model, calibration, _ = digits
+    with pytest.raises(BudgetError) as caught:
+        rx.optimize(
+            model, calibration=calibration, budget=rx.Budget(max_bytes=3000), progress=False
+        )
+    smallest = min(rung.bytes for rung in caught.value.report.ladder)
+    assert f"{smallest:,} bytes" in str(caught.value)

@@ -96,6 +96,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "skip": args.skip,
         "only": args.only,
+        "freeze_weights": args.freeze_weights,
         "progress": not args.quiet,
     }
 

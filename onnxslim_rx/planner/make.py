@@ -164,7 +164,7 @@ class _Solver:
 
     def run(self) -> Outcome:
         budget = self._problem.budget
-        unmet = "no plan was tried"
+        unmet: list[tuple[int, str]] = []  # size of a model, and why it will not do
         for costs in self._aims():
             ladder = Ladder([self._options(unit, costs) for unit in self._problem.units])
             if budget.limits_quality:
@@ -172,13 +172,15 @@ class _Solver:
             else:
                 rung = self._least_rung_within_limits(ladder)
             for lower in descent(ladder, rung):
-                outcome, unmet = self._confirmed(ladder, lower)
+                outcome, size, why = self._confirmed(ladder, lower)
                 if outcome is not None:
                     return outcome
+                unmet.append((size, why))
                 if not budget.limits_quality:
                     break  # a milder plan is never cheaper
+        _, closest = min(unmet) if budget.max_bytes is not None else unmet[-1]
         raise BudgetError(
-            f"no plan keeps the promise: {unmet}",
+            f"no plan keeps the promise: {closest}",
             advice="allow a larger loss or a larger model",
         )
 
@@ -268,14 +270,12 @@ class _Solver:
         model, refused = apply_plan(problem.cleaned, plans, problem.passes, problem.stats)
         return model, plans, refused
 
-    def _confirmed(self, ladder: Ladder, rung: int) -> tuple[Outcome | None, str]:
-        """The outcome of a rung, if it holds on the samples held back, or why it does not."""
+    def _confirmed(self, ladder: Ladder, rung: int) -> tuple[Outcome | None, int, str]:
+        """The outcome of a rung, if it holds on the samples held back; its size; why it fails."""
         problem = self._problem
         model, plans, _ = self._build(ladder, rung)
-        name = _describe(plans)
-        why = problem.limits.broken(model)
-        if not why:
-            why = problem.limits.worse_than_before(model) if problem.budget.limits_quality else ""
+        name, size = _describe(plans), size_bytes(model)
+        why = problem.limits.broken(model) or problem.limits.worse_than_before(model)
         if not why:
             judge = Judge(
                 problem.reference,
@@ -287,14 +287,14 @@ class _Solver:
             verdict = judge(Runner(model))
             why = verdict.why
         if why:
-            self._trials.append(Trial(name, size_bytes(model), None, False, f"not kept: {why}"))
-            return None, why
+            self._trials.append(Trial(name, size, None, False, f"not kept: {why}"))
+            return None, size, why
         for trial in reversed(self._trials):
             if trial.name == name and trial.passed:
                 trial.chosen = True
                 break
         else:
-            self._trials.append(Trial(name, size_bytes(model), verdict, True, "", chosen=True))
+            self._trials.append(Trial(name, size, verdict, True, "", chosen=True))
         plan = Plan(
             model_digest=digest(problem.cleaned),
             target=problem.target.name,
@@ -305,7 +305,7 @@ class _Solver:
         chosen = [
             unit.choices[n] for unit, n in zip(problem.units, ladder.choices(rung), strict=True)
         ]
-        return Outcome(model, plan, chosen, verdict), ""
+        return Outcome(model, plan, chosen, verdict), size, ""
 
 
 def _tightened(budget: Budget) -> Budget:
