@@ -55,15 +55,17 @@ def measure_damages(
     picks = np.unique(np.linspace(0, len(data) - 1, _SAMPLES).astype(int))
     samples = [fed(data[int(i)], runner.inputs) for i in picks]
     references = [runner(sample) for sample in samples]
+    # the inputs are there for their masks, which say what is padding
+    numbered = [{**sample, "rx.index": np.intp(i)} for i, sample in enumerate(samples)]
     with task("measure sensitivities", len(units)) as advance:
         for unit, name in zip(units, names, strict=True):
 
             def damage(choice: Choice, unit: Unit = unit, name: str = name) -> float:
                 weight = {name: _weight(unit, choice.stages, passes)}
                 comparison = compare_runs(
-                    lambda pair: references[pair["index"]],
-                    lambda pair: runner({**samples[pair["index"]], **weight}),
-                    [{"index": np.intp(i)} for i in range(len(samples))],
+                    lambda pair: references[pair["rx.index"]],
+                    lambda pair: runner({**samples[pair["rx.index"]], **weight}),
+                    numbered,
                     outputs=outputs,
                 )
                 return max(1.0 - comparison.cosine(), 0.0) if not comparison.failures else math.inf
