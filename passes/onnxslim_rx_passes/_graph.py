@@ -71,6 +71,7 @@ class Proofs:
         with _without_claims(self._model):
             try:
                 proto = ir.to_proto(self._model)
+                _drop_overridable(proto.graph)
                 inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
             except Exception as error:  # noqa: BLE001  (C++ raises several types on odd models)
                 _log.info("shape inference failed: %s", error)
@@ -182,6 +183,14 @@ def _without_claims(model: ir.Model) -> Iterator[None]:
             value.shape = claimed
         for value, tensor in large.items():
             value.const_value = tensor
+
+
+def _drop_overridable(proto: onnx.GraphProto) -> None:
+    """Take out initializers that callers may override: inference would rely on them."""
+    inputs = {info.name for info in proto.input}
+    for index in reversed(range(len(proto.initializer))):
+        if proto.initializer[index].name in inputs:
+            del proto.initializer[index]
 
 
 def _collect(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim_rx.ir import constant, nodes
+from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skip, Skipped
 from onnxslim_rx.rewriter import Editor
 from onnxslim_rx_passes._graph import has_reference, label, opset
@@ -28,14 +28,14 @@ class FuseBatchnorm(RewritePass):
     s, b and all of the normalisation's (M,). Computed in float64, stored in the type of W.
 
     Refused: weights or statistics that are no constants or not finite, weights with other
-    readers, Y with other readers, training mode.
+    readers, Y with other readers, training mode. Functions are left alone.
     """
 
     name: ClassVar[str] = "fuse-batchnorm"
 
     def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrite `model` in place."""
-        found = [node for node in nodes(model) if node.op_type == "BatchNormalization"]
+        found = [node for node in model.graph.all_nodes() if node.op_type == "BatchNormalization"]
         if not found:
             return PassResult(model, modified=False)
         editor, fused, skipped = Editor(model), 0, []

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxslim_rx.ir import constant, nodes
+from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skipped
 from onnxslim_rx.rewriter import Editor
 from onnxslim_rx_passes._graph import Proofs, label, opset
@@ -23,13 +23,14 @@ class FuseMatmulAdd(RewritePass):
 
     Shapes: X (M, K), W (K, N), b (N,), (1, N), (1,) or (). X must be proven to have two
     dimensions: Gemm takes no more. Opset 7 is the first whose Gemm broadcasts b like Add does.
+    Functions are left alone.
     """
 
     name: ClassVar[str] = "fuse-matmul-add"
 
     def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrite `model` in place."""
-        found = [pair for node in nodes(model) if (pair := _pair(node)) is not None]
+        found = [pair for node in model.graph.all_nodes() if (pair := _pair(node)) is not None]
         if not found or opset(model) < 7:
             return PassResult(model, modified=False)
         proofs, editor = Proofs(model), Editor(model)

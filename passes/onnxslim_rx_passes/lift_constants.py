@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim_rx.ir import constant
+from onnxslim_rx.ir.walk import MARK
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skipped
 from onnxslim_rx.rewriter import remove
 from onnxslim_rx_passes._graph import label
@@ -61,7 +62,11 @@ def _lift(node: ir.Node) -> str | None:
         shape=ir.Shape(tensor.shape.numpy()),
         const_value=tensor,
         doc_string=value.doc_string or node.doc_string,
-        metadata_props={**node.metadata_props, **value.metadata_props},
+        metadata_props={
+            key: text
+            for key, text in (*node.metadata_props.items(), *value.metadata_props.items())
+            if key != MARK  # the pass made a node, which is gone
+        },
     )
     value.replace_all_uses_with(initializer)
     remove(node)

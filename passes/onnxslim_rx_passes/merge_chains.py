@@ -12,7 +12,6 @@ from onnxscript.optimizer import basic_constant_propagation
 from onnxscript.rewriter import MatchingTracer, MatchStatus, RewriteRule
 from onnxscript.rewriter.rules import common
 
-from onnxslim_rx.ir import nodes
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skipped
 from onnxslim_rx.rewriter import Editor
 from onnxslim_rx_passes._graph import Proofs, has_reference, label, opset
@@ -50,19 +49,22 @@ class MergeChains(RewritePass):
 
     Cast-Cast through float32 to a 16-bit type, Pad-Conv, Reshape-Reshape, Squeeze-Reshape,
     Transpose-Transpose, Unsqueeze-Unsqueeze, Expand in front of an operator that broadcasts.
+    Functions are left alone.
     """
 
     name: ClassVar[str] = "merge-chains"
 
     def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrite `model` in place."""
-        found = [node for node in nodes(model) if node.domain == "" and _follows_some(node)]
+        found = [
+            node for node in model.graph.all_nodes() if node.domain == "" and _follows_some(node)
+        ]
         if not found:
             return PassResult(model, modified=False)
         editor, proofs = Editor(model), Proofs(model)
         merged, tracer = 0, _Tracer()
         with proofs.shown(model):
-            basic_constant_propagation(nodes(model))
+            basic_constant_propagation(model.graph.all_nodes())
             for node in found:
                 if node.graph is not None and not has_reference(node):
                     merged += _merge(node, editor, tracer, self.name)

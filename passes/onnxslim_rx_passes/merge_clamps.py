@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim_rx.ir import constant, nodes
+from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skipped
 from onnxslim_rx.rewriter import Editor
 from onnxslim_rx_passes._graph import Proofs, label, opset
@@ -33,14 +33,18 @@ class MergeClamps(RewritePass):
 
     `clamp(clamp(x, l1, h1), l2, h2) = clamp(x, g(min(l1, h1)), g(h1))` with `g` the second clamp.
     Bounds must be constant scalars; floating-point types; opset 11, whose Clip takes bounds as
-    inputs.
+    inputs. Functions are left alone.
     """
 
     name: ClassVar[str] = "merge-clamps"
 
     def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrite `model` in place."""
-        found = [node for node in nodes(model) if node.domain == "" and node.op_type in _READERS]
+        found = [
+            node
+            for node in model.graph.all_nodes()
+            if node.domain == "" and node.op_type in _READERS
+        ]
         if opset(model) < 11 or not any(_follows_another(node) for node in found):
             return PassResult(model, modified=False)
         proofs, editor = Proofs(model), Editor(model)

@@ -110,6 +110,12 @@ def test_a_stale_shape_in_the_file_proves_nothing(rewrite):
     assert done.ops == ["Reshape", "Neg"]
 
 
+def test_two_sizes_without_a_name_are_not_the_same_size(rewrite):
+    text = "g (float[?, ?] x, int64[2] s) => (float[?, ?] y) { a = Expand(x, s)  y = Neg(a) }"
+
+    assert not rewrite(EliminateNoop(), text, runs=False).entry.changed
+
+
 def test_outputs_keep_their_names_and_what_cannot_be_renamed_stays(rewrite):
     text = """g (float[N] x) => (float[N] direct, float[N] a, float[N] twice, float[N] y) {
     direct = Identity(x)  a = Relu(x)  twice = Identity(a)  b = Neg(x)  y = Identity(b) }"""

@@ -70,3 +70,12 @@ def test_an_index_beyond_the_shape_is_left_to_the_runtime(rewrite):
     done = rewrite(FoldShapes(), text, {"i": np.int64(5)}, runs=False)
 
     assert "Gather" in done.ops
+
+
+def test_shapes_that_callers_may_override_are_open(rewrite):
+    text = """g (float[2, 6] x, int64[2] s) => (int64[2] y)
+    { a = Reshape(x, s)  b = Shape(a)  y = Neg(b) }"""
+
+    done = rewrite(FoldShapes(), text, {"s": np.array([3, 4])}, runs=False)
+
+    assert not done.entry.changed

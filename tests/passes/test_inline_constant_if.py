@@ -62,6 +62,18 @@ def test_nested_ifs(rewrite):
     assert rewrite(InlineConstantIf(), text, {"c": np.True_}).ops == ["Neg", "Sin"]
 
 
+def test_branches_with_the_same_names(rewrite):
+    one = """If (c) <
+        then_branch = t () => (float[N] u) { k = Exp(x)  u = Neg(k) },
+        else_branch = e () => (float[N] u) { u = Abs(x) }
+    >"""
+    text = f"g (float[N] x) => (float[N] y) {{ p = {one}  q = {one}  y = Add(p, q) }}"
+
+    done = rewrite(InlineConstantIf(), text, {"c": np.True_}, tolerance=1e-6)
+
+    assert done.ops == ["Exp", "Neg", "Exp", "Neg", "Add"]
+
+
 def test_a_branch_that_returns_what_it_was_given(rewrite):
     text = """g (float[2] x) => (float[2] y) {
     y = If (c) <
