@@ -148,10 +148,21 @@ def test_types_that_onnx_ir_lacks():
     assert not kept.graph.value_info
 
 
-def test_training_information_is_refused_not_dropped():
-    proto = parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y) { y = Relu(x) }'
-    )
+def test_what_onnx_ir_cannot_hold_is_refused_not_dropped():
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y)'
+    proto = parser.parse_model(text + " { y = Add(x, s) }")
+    proto.graph.sparse_initializer.add().values.name = "s"
+    with pytest.raises(InputError, match="a sparse tensor, 's'; expected dense"):
+        ir.load(proto)
+
+    proto = parser.parse_model(text + " { s = Constant() y = Add(x, s) }")
+    attribute = proto.graph.node[0].attribute.add(name="sparse_value")
+    attribute.type = onnx.AttributeProto.SPARSE_TENSOR
+    attribute.sparse_tensor.dims.append(3)
+    with pytest.raises(InputError, match="a sparse tensor, 'sparse_value'"):
+        ir.load(proto)
+
+    proto = parser.parse_model(text + " { y = Relu(x) }")
     proto.training_info.add()
     with pytest.raises(InputError, match="training information"):
         ir.load(proto)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
+from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir.invalid import invalid
 from onnxslim_rx.ir.names import Body, bodies, check_names
 from onnxslim_rx.ir.operators import check_operator, plain_domain
@@ -69,8 +70,8 @@ def _imports(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     known = _known_versions()
     for entry in entries:
         domain, version = plain_domain(entry.domain), entry.version
-        newest = known.get(domain, version)
-        if not 1 <= version <= newest:
+        newest = known.get(domain)
+        if newest is not None and not 1 <= version <= newest:
             raise invalid(
                 f"the model uses opset {version} of {domain or 'ai.onnx'}",
                 expected=f"1 to {newest}, which onnx {onnx.__version__} knows",
@@ -96,13 +97,32 @@ def _known_versions() -> dict[str, int]:
 
 
 def _refuse_unheld(model: onnx.ModelProto) -> None:
-    """Refuse what onnx_ir would silently drop; losing it would change the model."""
+    """Refuse what onnx_ir cannot hold; losing it would change the model."""
     if model.training_info:
-        raise invalid(
+        raise InputError(
             "the model has training information",
             expected="a model for inference",
             advice="export it for inference",
         )
+    for body in (model.graph, *model.functions):
+        if name := next(_sparse(body), None):
+            raise InputError(
+                f"the model has a sparse tensor, {name!r}",
+                expected="dense tensors",
+                advice="export it with dense ones, or convert them with onnx",
+            )
+
+
+def _sparse(body: Body) -> Iterator[str]:
+    """Names of the sparse tensors, or of the attributes that hold them."""
+    if isinstance(body, onnx.GraphProto):
+        yield from (tensor.values.name for tensor in body.sparse_initializer)
+    for node in body.node:
+        for attribute in node.attribute:
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                yield attribute.name
+        for inner in bodies(node):
+            yield from _sparse(inner)
 
 
 def _identifier(function: onnx.FunctionProto) -> FunctionId:
