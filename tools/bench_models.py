@@ -160,8 +160,7 @@ def machine(threads: int) -> dict[str, Any]:
     """What the numbers depend on."""
     names = ("onnxslim-rx", "onnxruntime", "onnx", "onnx-ir", "onnxscript", "numpy")
     installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
+    model, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.is_file():
         lines = (line.partition(":")[2].strip() for line in info.read_text().splitlines()
                  if line.startswith("model name"))  # fmt: skip
@@ -236,8 +235,8 @@ def measure(row: Row, original: Path, result: Path, data: Path, args: argparse.N
     command = [sys.executable, str(ROOT / "tools" / "bench_measure.py")]
     command += [str(original), str(result), str(data)]
     command += ["--threads", str(args.threads), "--seconds", str(args.seconds)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    for key, value in json.loads(done.stdout).items():
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    for key, value in json.loads(found).items():
         setattr(row, key, value)
 
 
@@ -245,7 +244,9 @@ def bench(name: str, args: argparse.Namespace, work: Path) -> list[Row]:
     """Prepare, optimise and measure one model, and a peer where asked for."""
     data, original = work / name, ASSETS / "models" / f"{name}.onnx"
     prepare = [sys.executable, str(ROOT / "tools" / "bench_data.py"), name, str(data)]
-    subprocess.run(prepare, check=True)
+    code = subprocess.run(prepare, check=False).returncode
+    if code != 0:
+        return [Row(name, exit_code=code, error="its data could not be made")]
     rows = [Row(name)]
     if args.peers and name == "minilm":
         rows.append(Row(f"{name} ({PEER})", peer=True))
