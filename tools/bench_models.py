@@ -244,8 +244,7 @@ def bench(name: str, args: argparse.Namespace, work: Path) -> list[Row]:
     """Prepare, optimise and measure one model, and a peer where asked for."""
     data, original = work / name, ASSETS / "models" / f"{name}.onnx"
     prepare = [sys.executable, str(ROOT / "tools" / "bench_data.py"), name, str(data)]
-    code = subprocess.run(prepare, check=False).returncode
-    if code != 0:
+    if code := subprocess.run(prepare, check=False).returncode:
         return [Row(name, exit_code=code, error="its data could not be made")]
     rows = [Row(name)]
     if args.peers and name == "minilm":
