@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
 from pathlib import Path
@@ -94,8 +95,18 @@ def micro_cases(assets):
     return module.CASES
 
 
+def onnx_opset():
+    """The newest opset that the installed ONNX Runtime takes."""
+    text = '<ir_version: 8, opset_import: ["": {}]> g (float[1] x) => (float[1] y) {{ y = Neg(x) }}'
+    for version in range(onnx.defs.onnx_opset_version(), 0, -1):
+        with contextlib.suppress(InputError):
+            Runner(ir.from_onnx_text(text.format(version)))
+            return version
+    return 0
+
+
 def test_graphs_of_one_rewrite_each(micro_cases):
-    reached, kept = 0, 0
+    reached, kept, newest = 0, 0, onnx_opset()
     for name, case in micro_cases.items():
         custom = name == "custom_domain_kept"  # nobody has its kernel
         model = load(case["model"])
@@ -106,8 +117,9 @@ def test_graphs_of_one_rewrite_each(micro_cases):
             (case["model"].graph.output, proto.graph.output),
         ):
             assert [v.SerializeToString() for v in old] == [v.SerializeToString() for v in new]
-        for feeds in () if custom else case["feeds"]:
-            assert_same(Runner(model)(feeds), Runner(after)(feeds))
+        if not custom and model.opset_imports[""] <= newest:
+            for feeds in case["feeds"]:
+                assert_same(Runner(model)(feeds), Runner(after)(feeds))
         count = sum(1 for node in proto.graph.node if node.op_type != "Constant")
         good = count <= case["target"] and (case["prop"] is None or case["prop"](proto))
         assert good or case["group"] != "safety", name
