@@ -260,7 +260,9 @@ def test_graphs_put_together_by_chance(steps):
 
     after = cleaned(model)
 
-    assert_same(Runner(model)(feeds), Runner(after)(feeds))
+    # plain runs: old versions of ONNX Runtime fail on some of these when they optimise
+    plain = [Runner(one, optimize=False) for one in (model, after)]
+    assert_same(plain[0](feeds), plain[1](feeds))
     assert sum(1 for _ in nodes(after)) <= sum(1 for _ in nodes(model))
 
 
