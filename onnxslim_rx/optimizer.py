@@ -226,7 +226,8 @@ class _Run:
             measure_latencies(units, passes, self.target)
         with self.phase("measure sensitivity"):
             if units:
-                measure_damages(cleaned, units, passes, parts.calibrate, self.budget.outputs)
+                # not on the samples that the factors were fitted to
+                measure_damages(cleaned, units, passes, parts.select, self.budget.outputs)
         return units, skipped, stats
 
     def statistics(
@@ -387,6 +388,8 @@ def _frozen(model: ir.Model) -> ir.Model:
     """A copy whose initializers are no inputs: nobody can override them any more."""
     copy = clone(model)
     common.RemoveInitializersFromInputsPass()(copy)
+    # before version 4 of the format, every initializer had to be listed as an input
+    copy.ir_version = max(copy.ir_version, 4)
     return copy
 
 

@@ -55,6 +55,13 @@ def test_a_model_runs_from_any_form(form, tmp_path, rng) -> None:
     np.testing.assert_allclose(found["y"], wanted, atol=3e-3)
 
 
+def test_a_large_weight_that_nobody_reads_does_no_harm() -> None:
+    model = parse(RELU)
+    spare = ir.Value(name="spare", const_value=ir.tensor(np.zeros((200, 200), np.float32)))
+    model.graph.register_initializer(spare)
+    assert Runner(model)({"x": np.ones((1, 3), np.float32)})["y"].all()
+
+
 def test_the_model_in_memory_stays_as_it_is(rng) -> None:
     model = matmul_model(rng.standard_normal((200, 300)).astype(np.float32))
     before = ir.to_proto(model).SerializeToString(deterministic=True)

@@ -26,13 +26,16 @@ from onnxslim_rx.linalg.svd import (
 
 __all__ = ["output_energy", "whitened_error_curve", "whitened_svd"]
 
-# The Gram matrix of a sample never spans what other inputs span: a small multiple of the identity
-# keeps directions that the sample did not show from being thrown away for nothing.
+# The Gram matrix of a sample never spans what other inputs span: a multiple of the identity keeps
+# directions that the sample did not show from being thrown away for nothing. The fewer rows, the
+# larger: 0.1 K / rows of the mean energy of a channel gave the least error on other sentences, or
+# 1% more than the least, for eight layers of MiniLM (K = 384 and 1536) at 100 and at 1,742 rows.
 _RIDGE = 1e-4
+_RIDGE_PER_ROW = 0.1
 
 
 def whitened_svd(
-    weight: npt.NDArray[Any], gram: npt.NDArray[Any], rank: int
+    weight: npt.NDArray[Any], gram: npt.NDArray[Any], rank: int, *, rows: int | None = None
 ) -> tuple[Matrix, Matrix]:
     """The product of rank `rank` that changes the layer's outputs least.
 
@@ -40,6 +43,8 @@ def whitened_svd(
         weight: (K, N), finite.
         gram: (K, K), symmetric positive semi-definite, `X^T X` of the activations.
         rank: 1 to min(K, N).
+        rows: number of rows of X that `gram` sums over, at least 1; the fewer, the less it is
+            trusted. None: so many that it is trusted fully.
 
     Returns:
         P (K, rank) and Q (rank, N), float64, balanced, signs fixed.
@@ -50,19 +55,22 @@ def whitened_svd(
     Source: SVD-LLM (Wang et al., ICLR 2025) whitens by a Cholesky factor of the Gram matrix; the
     projection of the outputs used here is the same optimum (Eckart & Young 1936 on `X W`).
     """
-    w, ridged = _check(weight, gram)
+    w, ridged = _check(weight, gram, rows)
     check_rank(rank, w.shape)
     vectors = _right_vectors(w, ridged, rank)
     p, q = balance(w @ vectors, vectors.T)
     return fix_signs(p, q)
 
 
-def whitened_error_curve(weight: npt.NDArray[Any], gram: npt.NDArray[Any]) -> Matrix:
+def whitened_error_curve(
+    weight: npt.NDArray[Any], gram: npt.NDArray[Any], *, rows: int | None = None
+) -> Matrix:
     """Relative error of the layer's outputs for the best product, by rank.
 
     Args:
         weight: (K, N), finite.
         gram: (K, K), symmetric positive semi-definite.
+        rows: see `whitened_svd`.
 
     Returns:
         (min(K, N) + 1,), entry r is `min ||X (W - W_r)||_F / ||X W||_F`, in [0, 1], not
@@ -71,7 +79,7 @@ def whitened_error_curve(weight: npt.NDArray[Any], gram: npt.NDArray[Any]) -> Ma
     Raises:
         ValueError: as `whitened_svd`.
     """
-    return tail(_energies(*_check(weight, gram)))
+    return tail(_energies(*_check(weight, gram, rows)))
 
 
 def output_energy(delta: npt.NDArray[Any], gram: npt.NDArray[Any]) -> float:
@@ -88,14 +96,19 @@ def output_energy(delta: npt.NDArray[Any], gram: npt.NDArray[Any]) -> float:
     return max(float(np.einsum("kn,kn->", d, gram @ d, optimize=True)), 0.0)
 
 
-def _check(weight: npt.NDArray[Any], gram: npt.NDArray[Any]) -> tuple[Matrix, Matrix]:
+def _check(
+    weight: npt.NDArray[Any], gram: npt.NDArray[Any], rows: int | None
+) -> tuple[Matrix, Matrix]:
     """The weight and the ridged Gram matrix, both float64."""
     w, g = check_matrix(weight), check_matrix(gram)
     if g.shape != (w.shape[0], w.shape[0]):
         raise ValueError(f"found a Gram matrix of shape {g.shape} for a weight of shape {w.shape}")
+    if rows is not None and rows < 1:
+        raise ValueError(f"found {rows} rows; expected at least 1")
     mean = float(np.trace(g)) / len(g)
+    share = max(_RIDGE, 0.0 if rows is None else _RIDGE_PER_ROW * len(g) / rows)
     # a layer that only ever saw zeros: nothing to weigh by, so weigh all directions alike
-    return w, g + np.eye(len(g)) * (_RIDGE * mean if mean > 0 else 1.0)
+    return w, g + np.eye(len(g)) * (share * mean if mean > 0 else 1.0)
 
 
 def _root(gram: Matrix) -> Matrix:

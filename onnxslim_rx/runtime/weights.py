@@ -54,6 +54,8 @@ def detach(model: ir.Model) -> Detached:
         tensor = value.const_value
         if tensor is None or tensor.dtype == ir.DataType.STRING or tensor.nbytes < _LARGE_BYTES:
             continue
+        if not (value.uses() or value.is_graph_output()):
+            continue  # onnxruntime drops what nobody reads, and then misses it when it is shared
         if not (folder and isinstance(tensor, MappedTensor) and _home(tensor) == folder):
             if tensor.dtype.bitwidth < 8:  # numpy holds one element a byte, onnxruntime two
                 continue

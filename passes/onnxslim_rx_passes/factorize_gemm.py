@@ -227,7 +227,7 @@ def _factorize(weight: Matrices, stage: Stage, stats: LayerStatistics | None) ->
 
     def one(w: Array) -> tuple[Matrices, Matrices]:
         if method == "whitened-svd" and stats is not None and stats.gram is not None:
-            return whitened_svd(w, stats.gram, rank)
+            return whitened_svd(w, stats.gram, rank, rows=max(stats.rows, 1))
         return truncated_svd(w, rank)
 
     if weight.ndim == 2:
@@ -240,9 +240,10 @@ def _factorize(weight: Matrices, stage: Stage, stats: LayerStatistics | None) ->
 
 def _error_curve(weight: Matrices, stats: LayerStatistics | None) -> Matrices:
     """By rank; of a batch, the root of the mean of the squared relative errors."""
-    gram = None if stats is None else stats.gram
     curves = [
-        error_curve(w) if gram is None else whitened_error_curve(w, gram)
+        error_curve(w)
+        if stats is None or stats.gram is None
+        else whitened_error_curve(w, stats.gram, rows=max(stats.rows, 1))
         for w in weight.reshape(-1, *weight.shape[-2:])
     ]
     mean: Matrices = np.sqrt(np.mean(np.square(curves), axis=0))

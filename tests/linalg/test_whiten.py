@@ -77,3 +77,22 @@ def test_output_energy_is_the_squared_norm_of_the_output(seed, k, n):
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="Gram matrix of shape"):
         whitened_svd(np.ones((3, 2)), np.eye(2), 1)
+
+
+def test_few_rows_are_trusted_less(rng):
+    """Fitted to fewer rows than channels, the ridge makes the error on other rows smaller."""
+    mixing = rng.standard_normal((64, 64)) @ np.diag(np.logspace(0, -1, 64))
+    x, fresh = (rng.standard_normal((rows, 64)) @ mixing for rows in (16, 500))
+    w = rng.standard_normal((64, 48))
+    errors = [
+        np.linalg.norm(fresh @ (w - np.matmul(*whitened_svd(w, x.T @ x, 12, rows=rows))))
+        for rows in (None, 16)
+    ]
+    assert errors[1] < 0.98 * errors[0]
+    assert whitened_error_curve(w, x.T @ x)[16] < 0.1
+    assert whitened_error_curve(w, x.T @ x, rows=16)[16] > 0.2
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(ValueError, match="0 rows"):
+        whitened_svd(np.ones((3, 2)), np.eye(3), 1, rows=0)
