@@ -250,3 +250,21 @@ def test_the_error_names_the_smallest_plan_that_was_found(digits):
         )
     smallest = min(rung.bytes for rung in caught.value.report.ladder)
     assert f"{smallest:,} bytes" in str(caught.value)
+
+
+def test_a_prediction_that_is_far_off_bars_the_way_to_nothing(rng, monkeypatch):
+    """Ranks of a matrix without structure are said to cost nothing, and INT8 to cost something."""
+
+    def lie(model, units, passes, data, wanted):
+        for unit in units:
+            for choice in unit.choices[1:]:
+                cut = choice.stages[0].pass_name == "factorize-gemm"
+                choice.damage = 1e-12 if cut else 1e-5
+
+    monkeypatch.setattr("onnxslim_rx.optimizer.measure_damages", lie)
+    data = [{"x": rng.standard_normal((4, 96)).astype(np.float32)} for _ in range(64)]
+    found = rx.optimize(
+        linear(rng, 96, 96), calibration=data, budget=rx.Budget(min_cosine=0.999), progress=False
+    )
+    (layer,) = found.plan.changes
+    assert [stage.pass_name for stage in layer.stages] == ["quantize-weights"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from onnxslim_rx.planner.carry_out import apply_plan
 from onnxslim_rx.planner.judge import Judge, Verdict
 from onnxslim_rx.planner.latency import measure_latencies
 from onnxslim_rx.planner.limits import CostLimits
-from onnxslim_rx.planner.make import Outcome, Problem, Trial, apply_plan, solve
+from onnxslim_rx.planner.make import solve
 from onnxslim_rx.planner.options import Choice, Unit, find_units
+from onnxslim_rx.planner.problem import Outcome, Problem, Trial
 from onnxslim_rx.planner.sensitivity import measure_damages
 
 __all__ = [

@@ -4,102 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from onnxslim_rx.calibration import Split
-from onnxslim_rx.errors import BudgetError, InputError
-from onnxslim_rx.ir import clone, digest, size_bytes
-from onnxslim_rx.metrics import Metric
-from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skipped
+from onnxslim_rx.errors import BudgetError
+from onnxslim_rx.ir import digest, size_bytes
+from onnxslim_rx.passbase import Skipped
+from onnxslim_rx.planner.carry_out import apply_plan, describe
 from onnxslim_rx.planner.judge import Judge, Verdict
 from onnxslim_rx.planner.ladder import Ladder, Option
-from onnxslim_rx.planner.limits import CostLimits
 from onnxslim_rx.planner.options import Choice, Unit
+from onnxslim_rx.planner.problem import Outcome, Problem, Trial
 from onnxslim_rx.planner.search import climb, descent
 from onnxslim_rx.plans import Budget, LayerPlan, Plan
 from onnxslim_rx.progress import task
 from onnxslim_rx.runtime import Runner
-from onnxslim_rx.stages import apply_treatments
-from onnxslim_rx.targets import Target
 
-__all__ = ["Outcome", "Problem", "Trial", "apply_plan", "solve"]
+__all__ = ["solve"]
 
 # What the second aim weighs beside the first.
 _SECOND_AIM = 0.25
 # Inputs made up by us are easier than real ones: only this share of the damage is spent on them.
 _SYNTHETIC_SHARE = 0.25
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """All that the search needs to know.
-
-    Args:
-        cleaned: the model after clean-up; plans are carried out on copies of it.
-        reference: the original model, running.
-        units: the layers with their choices, damages and latencies filled in.
-        passes: compression passes by name.
-        stats: by name of the layer.
-        target, budget, metric, seed: as the user gave them.
-        split: samples to select on and to confirm with.
-        synthetic: whether the samples are made up.
-        limits: checks size, latency and operations.
-        trials: every plan that is tried is added, also where none holds.
-    """
-
-    cleaned: ir.Model
-    reference: Runner
-    units: Sequence[Unit]
-    passes: Mapping[str, CompressionPass]
-    stats: Mapping[str, LayerStatistics]
-    target: Target
-    budget: Budget
-    metric: Metric | None
-    seed: int
-    split: Split
-    synthetic: bool
-    limits: CostLimits
-    trials: list[Trial] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class Trial:
-    """One plan that was built and measured.
-
-    Args:
-        name: short description.
-        bytes: size of the model.
-        verdict: on the samples that select; None where quality was not measured.
-        passed: whether everything held.
-        why: what did not; empty where it did.
-        chosen: whether this is the plan that was carried out.
-    """
-
-    name: str
-    bytes: int
-    verdict: Verdict | None
-    passed: bool
-    why: str
-    chosen: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """The plan that keeps the promise, carried out.
-
-    Args:
-        model: the rewritten model.
-        plan: what was done.
-        choices: the choice of each unit, in the order of `Problem.units`.
-        verdict: on the samples that confirm.
-    """
-
-    model: ir.Model
-    plan: Plan
-    choices: Sequence[Choice]
-    verdict: Verdict
+# A step that costs so many times what was predicted is corrected, at most so often.
+_SURPRISE = 4.0
+_CORRECTIONS = 6
+_LEAST_DAMAGE = 1e-9
 
 
 def solve(problem: Problem) -> Outcome:
@@ -111,65 +42,30 @@ def solve(problem: Problem) -> Outcome:
     return _Solver(problem).run()
 
 
-def apply_plan(
-    model: ir.Model,
-    layers: Iterable[LayerPlan],
-    passes: Mapping[str, CompressionPass],
-    stats: Mapping[str, LayerStatistics],
-) -> tuple[ir.Model, list[Skipped]]:
-    """A copy of `model` with the plan of each layer carried out, and what passes refused.
-
-    Raises:
-        InputError: the plan names a pass or a layer that there is not.
-    """
-    copy = clone(model)
-    found: dict[str, dict[str, Layer]] = {}
-    treatments = []
-    for planned in layers:
-        if not planned.stages:
-            continue
-        for stage in planned.stages:
-            if stage.pass_name not in passes:
-                raise InputError(
-                    f"the plan names the pass {stage.pass_name!r}",
-                    expected="one of " + ", ".join(sorted(passes)),
-                )
-        first = planned.stages[0].pass_name
-        if first not in found:
-            every = passes[first].layers(copy)
-            found[first] = {layer.name: layer for layer in every if isinstance(layer, Layer)}
-        if planned.name not in found[first]:
-            raise InputError(
-                f"{first} finds no layer {planned.name!r} in the model",
-                advice="make the plan again for this model",
-            )
-        layer = found[first][planned.name]
-        treatments.append((layer, planned.stages, stats.get(planned.name)))
-    return copy, apply_treatments(copy, treatments, passes)
-
-
 class _Solver:
     """The search; holds what its steps share."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
+        self._budget = _tightened(problem.budget) if problem.synthetic else problem.budget
         self._judge = Judge(
             problem.reference,
-            _tightened(problem.budget) if problem.synthetic else problem.budget,
+            self._budget,
             problem.split.select,
             problem.metric,
             careful=not problem.split.weak,
         )
         self._trials = problem.trials
+        self._verdicts: dict[tuple[int, ...], Verdict] = {}
 
     def run(self) -> Outcome:
         budget = self._problem.budget
         unmet: list[tuple[int, str]] = []  # size of a model, and why it will not do
         for costs in self._aims():
-            ladder = Ladder([self._options(unit, costs) for unit in self._problem.units])
             if budget.limits_quality:
-                rung = self._climb(ladder)
+                ladder, rung = self._climb(costs)
             else:
+                ladder = self._ladder(costs)
                 rung = self._least_rung_within_limits(ladder)
             for lower in descent(ladder, rung):
                 outcome, size, why = self._confirmed(ladder, lower)
@@ -216,32 +112,66 @@ class _Solver:
         # at last only what folds away at load, which cannot be slower
         return [*(aims[name] for name in dict.fromkeys(order)), folding]
 
-    def _options(self, unit: Unit, cost: Callable[[Unit, Choice], float]) -> list[Option]:
-        return [Option(choice.damage, cost(unit, choice)) for choice in unit.choices]
+    def _ladder(self, cost: Callable[[Unit, Choice], float]) -> Ladder:
+        return Ladder(
+            [
+                [Option(choice.damage, cost(unit, choice)) for choice in unit.choices]
+                for unit in self._problem.units
+            ]
+        )
 
-    def _climb(self, ladder: Ladder) -> int:
-        if not len(ladder):
-            return 0
+    def _climb(self, cost: Callable[[Unit, Choice], float]) -> tuple[Ladder, int]:
+        """The ladder, and the highest rung that passes on the samples that select.
+
+        A single step that is far worse than predicted would bar the way to all above it. So it is
+        given the damage that was measured, and the ladder is climbed anew.
+        """
         with task("verify plans") as advance:
+            for _ in range(_CORRECTIONS + 1):
+                ladder = self._ladder(cost)
+                measured = {0: 0.0}
 
-            def trial(rung: int) -> tuple[bool, float]:
-                advance(1)
-                model, plans, refused = self._build(ladder, rung)
-                verdict = self._judge(Runner(model))
-                name = _describe(plans)
-                size = size_bytes(model)
-                why = verdict.why or (str(refused[0].why) if refused else "")
-                self._trials.append(Trial(name, size, verdict, verdict.passed, why))
-                return verdict.passed, verdict.damage
+                def trial(rung: int, ladder: Ladder = ladder) -> tuple[bool, float]:
+                    advance(1)
+                    verdict = self._verdict(ladder, rung)
+                    measured[rung] = verdict.damage  # noqa: B023  # used within this round only
+                    return verdict.passed, verdict.damage
 
-            rung, _ = climb(ladder, self._allowed(), trial)
-        return rung
+                rung, _ = climb(ladder, self._allowed(), trial)
+                if not self._corrected(ladder, rung, measured):
+                    break
+        return ladder, rung
+
+    def _corrected(self, ladder: Ladder, rung: int, measured: Mapping[int, float]) -> bool:
+        """Whether the step above `rung` was badly predicted; its damages are changed then."""
+        if rung == len(ladder) or rung not in measured or rung + 1 not in measured:
+            return False
+        step = ladder.steps[rung]
+        jump = measured[rung + 1] - measured[rung]
+        if jump <= _SURPRISE * step.damage:
+            return False
+        choices = self._problem.units[step.layer].choices
+        first = choices[step.option].stages[0].pass_name
+        factor = jump / max(choices[step.option].damage, _LEAST_DAMAGE)
+        for choice in choices:
+            if choice.stages and choice.stages[0].pass_name == first:
+                choice.damage = max(choice.damage, _LEAST_DAMAGE) * factor
+        return True
+
+    def _verdict(self, ladder: Ladder, rung: int) -> Verdict:
+        """What a rung measures on the samples that select; each plan is measured once."""
+        choices = tuple(ladder.choices(rung))
+        if choices not in self._verdicts:
+            model, plans, refused = self._build(ladder, rung)
+            verdict = self._verdicts[choices] = self._judge(Runner(model))
+            why = verdict.why or (refused[0].why if refused else "")
+            name = describe(plans)
+            self._trials.append(Trial(name, size_bytes(model), verdict, verdict.passed, why))
+        return self._verdicts[choices]
 
     def _allowed(self) -> float:
         """Damage that the budget allows, as `1 - cosine`; infinite for a metric alone."""
-        budget = (
-            _tightened(self._problem.budget) if self._problem.synthetic else (self._problem.budget)
-        )
+        budget = self._budget
         limits = []
         if budget.min_cosine is not None:
             limits.append(1.0 - budget.min_cosine)
@@ -257,7 +187,7 @@ class _Solver:
             middle = (low + high) // 2
             model, plans, _ = self._build(ladder, middle)
             why = self._problem.limits.broken(model)
-            self._trials.append(Trial(_describe(plans), size_bytes(model), None, not why, why))
+            self._trials.append(Trial(describe(plans), size_bytes(model), None, not why, why))
             low, high = (low, middle) if not why else (middle, high)
         return high
 
@@ -274,7 +204,7 @@ class _Solver:
         """The outcome of a rung, if it holds on the samples held back; its size; why it fails."""
         problem = self._problem
         model, plans, _ = self._build(ladder, rung)
-        name, size = _describe(plans), size_bytes(model)
+        name, size = describe(plans), size_bytes(model)
         why = problem.limits.broken(model) or problem.limits.worse_than_before(model)
         if not why:
             judge = Judge(
@@ -316,12 +246,3 @@ def _tightened(budget: Budget) -> Budget:
         min_cosine=None if cosine is None else 1.0 - _SYNTHETIC_SHARE * (1.0 - cosine),
         min_snr_db=None if snr is None else snr - 10.0 * math.log10(_SYNTHETIC_SHARE),
     )
-
-
-def _describe(plans: Sequence[LayerPlan]) -> str:
-    """Such as "quantize-weights on 37 layers, factorize-gemm on 4"."""
-    counts: dict[str, int] = {}
-    for plan in plans:
-        for stage in plan.stages:
-            counts[stage.pass_name] = counts.get(stage.pass_name, 0) + 1
-    return ", ".join(f"{name} on {count} layers" for name, count in counts.items()) or "keep all"

@@ -1,0 +1,90 @@
+"""What the search is given, what it notes, and what it gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from onnxslim_rx.calibration import Split
+from onnxslim_rx.metrics import Metric
+from onnxslim_rx.passbase import CompressionPass, LayerStatistics
+from onnxslim_rx.planner.judge import Verdict
+from onnxslim_rx.planner.limits import CostLimits
+from onnxslim_rx.planner.options import Choice, Unit
+from onnxslim_rx.plans import Budget, Plan
+from onnxslim_rx.runtime import Runner
+from onnxslim_rx.targets import Target
+
+__all__ = ["Outcome", "Problem", "Trial"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """All that the search needs to know.
+
+    Args:
+        cleaned: the model after clean-up; plans are carried out on copies of it.
+        reference: the original model, running.
+        units: the layers with their choices, damages and latencies filled in.
+        passes: compression passes by name.
+        stats: by name of the layer.
+        target, budget, metric, seed: as the user gave them.
+        split: samples to select on and to confirm with.
+        synthetic: whether the samples are made up.
+        limits: checks size, latency and operations.
+        trials: every plan that is tried is added, also where none holds.
+    """
+
+    cleaned: ir.Model
+    reference: Runner
+    units: Sequence[Unit]
+    passes: Mapping[str, CompressionPass]
+    stats: Mapping[str, LayerStatistics]
+    target: Target
+    budget: Budget
+    metric: Metric | None
+    seed: int
+    split: Split
+    synthetic: bool
+    limits: CostLimits
+    trials: list[Trial] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Trial:
+    """One plan that was built and measured.
+
+    Args:
+        name: short description.
+        bytes: size of the model.
+        verdict: on the samples that select; None where quality was not measured.
+        passed: whether everything held.
+        why: what did not; empty where it did.
+        chosen: whether this is the plan that was carried out.
+    """
+
+    name: str
+    bytes: int
+    verdict: Verdict | None
+    passed: bool
+    why: str
+    chosen: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The plan that keeps the promise, carried out.
+
+    Args:
+        model: the rewritten model.
+        plan: what was done.
+        choices: the choice of each unit, in the order of `Problem.units`.
+        verdict: on the samples that confirm.
+    """
+
+    model: ir.Model
+    plan: Plan
+    choices: Sequence[Choice]
+    verdict: Verdict
