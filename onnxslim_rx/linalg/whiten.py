@@ -132,15 +132,17 @@ def _energies(w: Matrix, gram: Matrix) -> Matrix:
 
 def _right_vectors(w: Matrix, gram: Matrix, rank: int) -> Matrix:
     """(N, rank), orthonormal: the leading right singular vectors of `X W`."""
-    k, n = w.shape
-    if k >= n:
-        _, right = scipy.linalg.eigh(
-            w.T @ gram @ w, subset_by_index=(n - rank, n - 1), check_finite=False
-        )
-        vectors: Matrix = right[:, ::-1]
-        return vectors
+    if w.shape[0] >= w.shape[1]:
+        return _leading_vectors(w.T @ gram @ w, rank)
     y = _root(gram) @ w
-    _, left = scipy.linalg.eigh(y @ y.T, subset_by_index=(k - rank, k - 1), check_finite=False)
     # Q R orthonormalises: dividing by tiny singular values would not
-    vectors, _ = np.linalg.qr(y.T @ left[:, ::-1])
+    vectors, _ = np.linalg.qr(y.T @ _leading_vectors(y @ y.T, rank))
     return vectors
+
+
+def _leading_vectors(symmetric: Matrix, rank: int) -> Matrix:
+    """Eigenvectors (n, rank) of the largest eigenvalues, largest first."""
+    # divide and conquer for all of them is faster than any driver that stops at a part
+    _, vectors = scipy.linalg.eigh(symmetric, driver="evd", check_finite=False)
+    leading: Matrix = vectors[:, : -rank - 1 : -1]
+    return leading
