@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy loads its BLAS: products are small
 
@@ -32,3 +34,17 @@ def assets() -> Path:
     if not (place / "models").is_dir():
         pytest.skip(f"no real models in {place}; ONNXSLIM_RX_ASSETS names another folder")
     return place
+
+
+@pytest.fixture(scope="session")
+def onnx_node_cases() -> tuple[Any, ...]:
+    """Every single-operator case of ONNX's own test suite that has a model.
+
+    The suite collects once per process, by the first caller's filter: so there is one caller.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # casts overflow and divisors are zero, on purpose
+        from onnx.backend.test.case.node import collect_testcases
+
+        cases: Any = collect_testcases(None)
+    return tuple(case for case in cases if case.model is not None)

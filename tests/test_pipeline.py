@@ -131,13 +131,9 @@ def test_graphs_of_one_rewrite_each(micro_cases):
 
 
 @pytest.fixture(scope="module")
-def backend_cases():
+def backend_cases(onnx_node_cases):
     """300 of ONNX's own node cases, seeded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # casts that overflow, on purpose
-        from onnx.backend.test.case.node import collect_testcases
-
-        found = [case for case in collect_testcases(None) if case.model and case.data_sets]
+    found = [case for case in onnx_node_cases if case.data_sets]
     chosen = np.random.default_rng(2).permutation(len(found))[:300]
     return [found[i] for i in sorted(chosen)]
 
