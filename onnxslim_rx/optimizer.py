@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
-from onnx_ir.passes import common
-from threadpoolctl import threadpool_limits
 
 from onnxslim_rx import registry
-from onnxslim_rx.analysis import flops
 from onnxslim_rx.calibration import Calibration, Split, collect, load_data, split
 from onnxslim_rx.errors import BudgetError, InputError
-from onnxslim_rx.ir import ModelLike, clone, digest, load, size_bytes
+from onnxslim_rx.ir import ModelLike, digest, load
 from onnxslim_rx.manager import JournalEntry
 from onnxslim_rx.metrics import Metric, load_metric
 from onnxslim_rx.passbase import CompressionPass, LayerStatistics, Skipped
@@ -37,20 +34,27 @@ from onnxslim_rx.planner import (
     solve,
 )
 from onnxslim_rx.plans import Budget, Plan
+from onnxslim_rx.preparation import (
+    blas_threads,
+    flops_counter,
+    frozen,
+    metric_name,
+    resolve_budget,
+    safe_without_data,
+    size_on_disk,
+)
 from onnxslim_rx.report import Report
 from onnxslim_rx.runtime import Runner, least_onnxruntime
 from onnxslim_rx.summary import Facts, make_report, rows_of_plan
 from onnxslim_rx.targets import Target, load_target
-from onnxslim_rx.verify import generate_inputs
-from onnxslim_rx.vocabulary import Minimize, Preset, Verify
+from onnxslim_rx.verify import compare_runs, generate_inputs
+from onnxslim_rx.vocabulary import Preset, Verify
 
 __all__ = ["Optimizer", "Outcome"]
 
 # As many made-up samples as a quick run affords: they prove little however many there are.
 _SYNTHETIC_SAMPLES = 16
-# Without data a rank may only be cut where hardly anything is lost.
-_BLIND_ERROR = 0.02
-_THREADED_SIDE = 1024
+_SIMPLIFY_SAMPLES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Optimizer:
 
 
 class _Run:
-    """The state that the phases share."""
+    """One run: `prepare`, then `simplify`, `replay` or `search`."""
 
     def __init__(self, options: Optimizer, plan: Plan | None) -> None:
         known = sorted(registry.all_passes())
@@ -106,7 +110,7 @@ class _Run:
         self.options = options
         self.plan = plan
         self.target = load_target(options.target)
-        self.budget = _budget(options, plan)
+        self.budget = resolve_budget(options.budget, options.preset, plan)
         self.metric: Metric | None = None
         if options.metric is not None:
             self.metric = load_metric(options.metric)
@@ -125,47 +129,57 @@ class _Run:
         self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - begin
 
     def outcome(self) -> Outcome:
-        options = self.options
+        options, source = self.options, self.options.model
+        path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
         with self.phase("load"):
-            original = load(options.model)
-            if options.freeze_weights:
-                original = _frozen(original)
-            source = options.model
-            path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-            reference = Runner(path if path is not None else original)
-            size = _size(original, path)
-            parts, synthetic = self.data(original, reference)
+            self.original = frozen(load(source)) if options.freeze_weights else load(source)
+        self.size = size_on_disk(self.original, path)
+        self.name = path or "a model in memory"
+        if options.preset == "safe" and not (self.budget.limits_quality or self.budget.limits_cost):
+            return self.simplify()
+        with self.phase("load"):
+            self.reference = Runner(path if path is not None else self.original)
+            self.parts, self.synthetic = self.data()
         with self.phase("clean"):
-            cleaned, journal = self.clean(original)
-        limits = CostLimits(
-            original if path is None else path, size, self.budget, parts.select, _count_flops(parts)
+            self.cleaned, journal = self.clean()
+        count = flops_counter(self.parts.select[0])
+        self.limits = CostLimits(
+            self.original if path is None else path,
+            self.size,
+            self.budget,
+            self.parts.select,
+            count,
         )
-        facts = Facts(
-            name=path or "a model in memory",
-            original=original,
-            original_bytes=size,
+        self.facts = self.known(journal, count)
+        with blas_threads(self.cleaned):
+            return self.search() if self.plan is None else self.replay(self.plan)
+
+    def known(
+        self, journal: Sequence[JournalEntry], count: Callable[[ir.Model], int | None]
+    ) -> Facts:
+        """What the report needs of all that is known before the search."""
+        return Facts(
+            name=self.name,
+            original=self.original,
+            original_bytes=self.size,
             journal=journal,
             budget=self.budget,
             target=self.target.name,
-            seed=options.seed,
-            metric_name=_metric_name(options.metric),
-            synthetic=synthetic,
+            seed=self.options.seed,
+            metric_name=metric_name(self.options.metric),
+            synthetic=self.synthetic,
             timings=self.timings,
             notes=self.notes,
-            count_flops=_count_flops(parts),
+            count_flops=count,
         )
-        with _blas_threads(cleaned):
-            if self.plan is not None:
-                return self.replay(self.plan, cleaned, reference, parts, limits, facts)
-            return self.search(original, cleaned, reference, parts, synthetic, limits, facts)
 
     # -- phases --------------------------------------------------------------------------------
 
-    def data(self, original: ir.Model, reference: Runner) -> tuple[Split, bool]:
+    def data(self) -> tuple[Split, bool]:
         """The user's samples in three parts, or made-up ones."""
         options = self.options
         if options.calibration is not None:
-            parts = split(load_data(options.calibration, reference.inputs), options.seed)
+            parts = split(load_data(options.calibration, self.reference.inputs), options.seed)
             if parts.weak:
                 self.notes.append(parts.reason[0].upper() + parts.reason[1:] + ".")
             return parts, False
@@ -173,17 +187,16 @@ class _Run:
             raise InputError(
                 "a metric needs data, and there is none", advice="give calibration data with labels"
             )
-        made = generate_inputs(original, samples=_SYNTHETIC_SAMPLES, seed=options.seed)
-        if options.preset != "safe":
-            self.notes.append(
-                "No calibration data: made-up inputs were used, estimates are weaker, and only a"
-                " part of the budget was spent. Give --calibration for more."
-            )
+        made = generate_inputs(self.original, samples=_SYNTHETIC_SAMPLES, seed=options.seed)
+        self.notes.append(
+            "No calibration data: made-up inputs were used, estimates are weaker, and only a part"
+            " of the budget was spent. Give --calibration for more."
+        )
         return split(made, options.seed), True
 
-    def clean(self, original: ir.Model) -> tuple[ir.Model, Sequence[JournalEntry]]:
+    def clean(self) -> tuple[ir.Model, Sequence[JournalEntry]]:
         found = clean(
-            original,
+            self.original,
             verify=self.options.verify,
             target=self.target,
             seed=self.options.seed,
@@ -193,7 +206,7 @@ class _Run:
             if entry.failure:
                 self.notes.append(f"The pass {entry.name} was undone: {entry.failure}.")
         if found.unverified:
-            self.notes.append(f"Clean-up could not be verified alone: {found.unverified}.")
+            self.notes.append(f"Clean-up could not be verified: {found.unverified}.")
         return found.model, found.journal
 
     def wanted(self, name: str) -> bool:
@@ -209,53 +222,23 @@ class _Run:
             if issubclass(one, CompressionPass) and self.wanted(name)
         }
 
-    def units(
-        self,
-        cleaned: ir.Model,
-        parts: Split,
-        synthetic: bool,
-        passes: Mapping[str, CompressionPass],
-    ) -> tuple[list[Unit], list[Skipped], Mapping[str, LayerStatistics]]:
-        """Layers with choices, each with its damage and latency."""
-        with self.phase("calibrate"):
-            stats = self.statistics(cleaned, parts, synthetic, passes)
-        with self.phase("analyse"):
-            units, skipped = find_units(cleaned, passes, stats, self.target)
-            if synthetic:
-                for unit in units:
-                    unit.choices = [c for c in unit.choices if _safe_without_data(c)]
-        units = [unit for unit in units if len(unit.choices) > 1]
-        with self.phase("measure latency"):
-            measure_latencies(units, passes, self.target)
-        with self.phase("measure sensitivity"):
-            if units:
-                # not on the samples that the factors were fitted to
-                measure_damages(cleaned, units, passes, parts.select, self.budget.outputs)
-        return units, skipped, stats
-
-    def statistics(
-        self,
-        cleaned: ir.Model,
-        parts: Split,
-        synthetic: bool,
-        passes: Mapping[str, CompressionPass],
-    ) -> Mapping[str, LayerStatistics]:
+    def statistics(self, passes: Mapping[str, CompressionPass]) -> Mapping[str, LayerStatistics]:
         layers = {
             layer.name: layer
             for one in passes.values()
-            for layer in one.layers(cleaned)
+            for layer in one.layers(self.cleaned)
             if not isinstance(layer, Skipped)
         }
         if not layers:
             return {}
         found = collect(
-            cleaned,
+            self.cleaned,
             list(layers.values()),
-            parts.calibrate,
+            self.parts.calibrate,
             cache=self.options.cache,
             seed=self.options.seed,
         )
-        if not synthetic:
+        if not self.synthetic:
             return found
         # shapes of made-up inputs are right, their directions are not
         return {
@@ -263,21 +246,57 @@ class _Run:
             for name in found
         }
 
-    def search(
-        self,
-        original: ir.Model,
-        cleaned: ir.Model,
-        reference: Runner,
-        parts: Split,
-        synthetic: bool,
-        limits: CostLimits,
-        facts: Facts,
-    ) -> Outcome:
+    def units(
+        self, passes: Mapping[str, CompressionPass], stats: Mapping[str, LayerStatistics]
+    ) -> tuple[list[Unit], list[Skipped]]:
+        """Layers with choices, each with its damage and latency."""
+        with self.phase("analyse"):
+            units, skipped = find_units(self.cleaned, passes, stats, self.target)
+            if self.synthetic:
+                for unit in units:
+                    unit.choices = [c for c in unit.choices if safe_without_data(c)]
+        units = [unit for unit in units if len(unit.choices) > 1]
+        with self.phase("measure latency"):
+            measure_latencies(units, passes, self.target)
+        with self.phase("measure sensitivity"):
+            if units:
+                # not on the samples that the factors were fitted to
+                select, outputs = self.parts.select, self.budget.outputs
+                measure_damages(self.cleaned, units, passes, select, outputs)
+        return units, skipped
+
+    # -- three ways to an outcome --------------------------------------------------------------
+
+    def simplify(self) -> Outcome:
+        """Clean-up alone: nothing is searched or timed, and the model need not even run here."""
+        self.synthetic = True
+        with self.phase("clean"):
+            model, journal = self.clean()
+        self.facts = self.known(journal, flops_counter({}))
+        self.facts.model = model
+        with self.phase("verify"):
+            try:
+                data = generate_inputs(
+                    self.original, samples=_SIMPLIFY_SAMPLES, seed=self.options.seed
+                )
+                comparison = compare_runs(Runner(self.original), Runner(model), data)
+                self.facts.verdict = Verdict(True, "", comparison, 1.0 - comparison.cosine())
+            except InputError as error:
+                self.notes.append(f"The result could not be compared with the original: {error}.")
+        plan = Plan(
+            digest(model), self.target.name, self.budget.to_dict(), (), least_onnxruntime(model)
+        )
+        return Outcome(model, plan, make_report(self.facts, [], [], []))
+
+    def search(self) -> Outcome:
+        """Look for the cheapest plan that keeps the promise."""
         passes = self.compression_passes()
-        units, skipped, stats = self.units(cleaned, parts, synthetic, passes)
+        with self.phase("calibrate"):
+            stats = self.statistics(passes)
+        units, skipped = self.units(passes, stats)
         problem = Problem(
-            cleaned=cleaned,
-            reference=reference,
+            cleaned=self.cleaned,
+            reference=self.reference,
             units=units,
             passes=passes,
             stats=stats,
@@ -285,24 +304,23 @@ class _Run:
             budget=self.budget,
             metric=self.metric,
             seed=self.options.seed,
-            split=parts,
-            synthetic=synthetic,
-            limits=limits,
+            split=self.parts,
+            synthetic=self.synthetic,
+            limits=self.limits,
         )
         try:
             with self.phase("search and verify"):
                 solved = solve(problem)
         except BudgetError as error:
             if self.budget.limits_cost:
-                report = make_report(facts, units, skipped, problem.trials)
+                report = make_report(self.facts, units, skipped, problem.trials)
                 report.failure, error.report = error.found, report
                 raise
             # leaving the file as it is keeps every promise about quality
             self.notes.append(f"The model is returned as it was: {error.found}.")
-            judge = Judge(reference, self.budget, parts.confirm, self.metric, careful=False)
-            verdict, model = judge(reference), original
+            verdict, model = self.judge(self.reference), self.original
             choices: Sequence[Choice] = [u.choices[0] for u in units]
-            plan = Plan(digest(cleaned), self.target.name, self.budget.to_dict(), ())
+            plan = Plan(digest(self.cleaned), self.target.name, self.budget.to_dict(), ())
         else:
             verdict, model, choices, plan = (
                 solved.verdict, solved.model, solved.choices, solved.plan
@@ -315,134 +333,46 @@ class _Run:
                 " old exporters do. If nobody overrides them, freeze_weights (--freeze-weights)"
                 " makes them constants."
             )
-        facts.chosen = dict(zip((u.layer.name for u in units), choices, strict=True))
-        report = self.report(model, facts, units, skipped, problem.trials, verdict, limits)
-        return Outcome(model, plan, report)
+        self.facts.chosen = dict(zip((u.layer.name for u in units), choices, strict=True))
+        return Outcome(model, plan, self.report(model, verdict, units, skipped, problem.trials))
 
-    def replay(
-        self,
-        plan: Plan,
-        cleaned: ir.Model,
-        reference: Runner,
-        parts: Split,
-        limits: CostLimits,
-        facts: Facts,
-    ) -> Outcome:
+    def replay(self, plan: Plan) -> Outcome:
         """Carry out a plan that was made before, and check it against the budget."""
-        if plan.model_digest != digest(cleaned):
+        if plan.model_digest != digest(self.cleaned):
             raise InputError(
                 "the plan was made for another model, or by another version of the clean-up passes",
                 advice="make the plan again for this model",
             )
         passes = self.compression_passes()
         with self.phase("calibrate"):
-            stats = self.statistics(cleaned, parts, facts.synthetic, passes)
+            stats = self.statistics(passes)
         with self.phase("rewrite"):
-            model, refused = apply_plan(cleaned, plan.layers, passes, stats)
+            model, refused = apply_plan(self.cleaned, plan.layers, passes, stats)
         with self.phase("verify"):
-            judge = Judge(reference, self.budget, parts.confirm, self.metric, careful=False)
-            verdict = judge(Runner(model))
-            why = verdict.why or limits.broken(model)
-        report = self.report(model, facts, [], refused, [], verdict, limits)
-        report.layers = rows_of_plan(plan, cleaned, model, passes) + report.layers
+            verdict = self.judge(Runner(model))
+            why = verdict.why or self.limits.broken(model)
+        report = self.report(model, verdict, [], refused, [])
+        report.layers = rows_of_plan(plan, self.cleaned, model, passes) + report.layers
         if why:
             error = BudgetError(f"the plan does not keep the promise: {why}")
-            report.failure = why
-            error.report = report
+            report.failure, error.report = why, report
             raise error
         return Outcome(model, plan, report)
+
+    def judge(self, candidate: Runner) -> Verdict:
+        """On the samples held back."""
+        confirm = self.parts.confirm
+        return Judge(self.reference, self.budget, confirm, self.metric, careful=False)(candidate)
 
     def report(
         self,
         model: ir.Model,
-        facts: Facts,
+        verdict: Verdict,
         units: Sequence[Unit],
         skipped: Sequence[Skipped],
         trials: Sequence[Trial],
-        verdict: Verdict,
-        limits: CostLimits,
     ) -> Report:
         with self.phase("time"):
-            facts.timing = limits.time(model)
-        facts.model, facts.verdict = model, verdict
-        return make_report(facts, units, skipped, trials)
-
-
-def _budget(options: Optimizer, plan: Plan | None) -> Budget:
-    budget = options.budget
-    if budget is None and plan is not None:
-        fields = dict(plan.budget)
-        if "outputs" in fields:
-            fields["outputs"] = tuple(fields["outputs"])
-        try:
-            budget = Budget(**fields)
-        except TypeError as error:
-            raise InputError(f"the budget of the plan is not known: {error}") from error
-    if budget is None:
-        budget = Budget()
-    # clean-up alone promises more than a cosine: the same outputs up to rounding
-    if not (budget.limits_quality or budget.limits_cost or options.preset == "safe"):
-        budget = dataclasses.replace(budget, min_cosine=0.99)
-    aims: dict[Preset | None, Minimize] = {"small": "bytes", "fast": "latency"}
-    return dataclasses.replace(budget, minimize=aims.get(options.preset, budget.minimize))
-
-
-def _blas_threads(model: ir.Model) -> contextlib.AbstractContextManager[object]:
-    """One thread for the linear algebra of small layers.
-
-    Threads that wait for each other made an eigen-decomposition of 384 x 384 four times as dear
-    (measured, 2 cores); above the size given here they pay.
-    """
-    sides = [
-        min(value.shape.numpy()[-2:])
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.shape is not None and len(value.shape) > 1 and value.shape.is_static()
-    ]
-    if max(sides, default=0) > _THREADED_SIDE:
-        return contextlib.nullcontext()
-    limits: contextlib.AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
-    return limits
-
-
-def _frozen(model: ir.Model) -> ir.Model:
-    """A copy whose initializers are no inputs: nobody can override them any more."""
-    copy = clone(model)
-    common.RemoveInitializersFromInputsPass()(copy)
-    # before version 4 of the format, every initializer had to be listed as an input
-    copy.ir_version = max(copy.ir_version, 4)
-    return copy
-
-
-def _safe_without_data(choice: Choice) -> bool:
-    factorized = any(stage.pass_name == "factorize-gemm" for stage in choice.stages)
-    return not factorized or choice.error <= _BLIND_ERROR
-
-
-def _size(original: ir.Model, path: str | None) -> int:
-    """Bytes of the user's file where its weights are inside, of the model as we save it else."""
-    computed = size_bytes(original)
-    on_disk = Path(path).stat().st_size if path is not None else computed
-    # a file whose weights lie beside it is far smaller than the model
-    return on_disk if on_disk >= computed // 2 else computed
-
-
-def _count_flops(parts: Split) -> Callable[[ir.Model], int | None]:
-    sample = parts.select[0]
-    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in sample.items()}
-
-    def count(model: ir.Model) -> int | None:
-        inputs = {value.name for value in model.graph.inputs}
-        try:
-            known = {name: shape for name, shape in shapes.items() if name in inputs}
-            return flops(model, known).flops
-        except InputError:
-            return None
-
-    return count
-
-
-def _metric_name(metric: str | Callable[..., float] | None) -> str:
-    if metric is None or isinstance(metric, str):
-        return metric or ""
-    return getattr(metric, "__name__", type(metric).__name__)
+            self.facts.timing = self.limits.time(model)
+        self.facts.model, self.facts.verdict = model, verdict
+        return make_report(self.facts, units, skipped, trials)
