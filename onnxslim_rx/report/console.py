@@ -117,7 +117,7 @@ def _print_changed(console: Console, layers: Sequence[LayerRow], top: int) -> No
 
 def _print_unchanged(console: Console, report: Report) -> None:
     reasons = why_nothing(report)
-    if not report.layers:
+    if not report.layers and report.ladder:  # clean-up alone looks at no layer
         show_line(console, "the model has no layer that can be compressed")
     if reasons:
         console.print()
