@@ -49,6 +49,7 @@ def test_options_of_optimize_reach_the_verb():
         "calibration": "d.npz", "preset": "small", "target": "portable", "plan": None,
         "save_plan": "p.toml", "report": "r.html", "json": "j.json", "seed": 7, "verify": "off",
         "skip": ["a", "b"], "only": ["c"], "profile": True, "quiet": True,
+        "freeze_weights": False,
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,12 @@ def load_metric(spec: str | Metric | Callable[..., Any]) -> Metric:
 
 
 def _function(path: Path, name: str) -> Callable[..., Any]:
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    if module_spec is None or module_spec.loader is None or not path.is_file():
+    if not path.is_file():
         raise InputError(f"there is no file {path} with a metric")
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
+    module = types.ModuleType(path.stem)
+    module.__file__ = str(path)
+    try:  # not by the import system, which would leave __pycache__ beside the user's file
+        exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
     except Exception as error:  # the user's code may raise anything
         reason = " ".join(str(error).split())
         raise InputError(f"{path} raised {type(error).__name__}: {reason}") from error
