@@ -174,6 +174,26 @@ def test_core_needs_neither_torch_nor_opencl_nor_drawing(wheel):
     assert set(message.get_all("Provides-Extra", [])) == {"torch", "opencl", "report", "dev"}
 
 
+def imported(root: Path) -> set[str]:
+    """Top-level names that the packages import anywhere, without the standard library's."""
+    found = set()
+    for folder in PACKAGES.values():
+        for file in (root / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    found.add(node.module or "")
+    return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - set(PACKAGES)
+
+
+def test_whatever_is_imported_is_declared(wheel, root):
+    needs = metadata(wheel).get_all("Requires-Dist", [])
+    declared = {re.split(r"[^\w-]", need)[0].replace("-", "_") for need in needs}
+    comes_along = {"google"}  # protobuf, whose version onnx decides
+    assert imported(root) - declared - comes_along == set()
+
+
 def test_entry_points_are_the_passes_found_in_the_source(wheel, root):
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith("/entry_points.txt"))
