@@ -239,3 +239,17 @@ def test_maps_come_through_although_onnx_ir_lacks_them(assets):
         "Cast",
         "ZipMap",
     ]
+
+
+def test_lists_of_a_tree_ensemble_must_have_one_length():
+    text = """
+    <ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 3]>
+    trees (float[N, 2] x) => (float[N, 1] y)
+    { y = ai.onnx.ml.TreeEnsembleRegressor <n_targets = 1, target_ids = [0],
+        target_nodeids = [0], target_treeids = [0], target_weights = [1.0],
+        nodes_treeids = [0], nodes_nodeids = [0], nodes_modes = ["LEAF"]> (x) }
+    """
+    ir.load(parser.parse_model(text))
+    damaged = text.replace("target_ids = [0]", "target_ids = [0, 0]")
+    with pytest.raises(InputError, match="target_ids has 2, target_nodeids has 1"):
+        ir.load(parser.parse_model(damaged))

@@ -33,6 +33,8 @@ _RUNTIME_OPERATORS = frozenset(
     }
 )
 
+_TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
+
 Schema = onnx.defs.OpSchema
 
 
@@ -86,6 +88,8 @@ def check_operator(node: onnx.NodeProto, opset_imports: Mapping[str, int]) -> No
         )
     _check_arity(node, schema)
     _check_attributes(node, schema)
+    if domain == "ai.onnx.ml" and node.op_type in _TREES:
+        _check_trees(node)
 
 
 def _check_arity(node: onnx.NodeProto, schema: Schema) -> None:
@@ -120,3 +124,17 @@ def _check_attributes(node: onnx.NodeProto, schema: Schema) -> None:
             raise invalid(
                 f"{describe(node)} has the attribute {name!r} of type {found}", expected=expected
             )
+
+
+def _check_trees(node: onnx.NodeProto) -> None:
+    """The parallel lists of a tree ensemble; ONNX Runtime 1.23 aborts where lengths differ."""
+    for prefix in ("nodes_", "class_", "target_"):
+        lengths = {
+            attribute.name: length
+            for attribute in node.attribute
+            if attribute.name.startswith(prefix)
+            and (length := len(attribute.ints) + len(attribute.floats) + len(attribute.strings))
+        }
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+            raise invalid(f"{describe(node)} has lists of different lengths: {found}")
