@@ -268,3 +268,19 @@ def test_a_prediction_that_is_far_off_bars_the_way_to_nothing(rng, monkeypatch):
     )
     (layer,) = found.plan.changes
     assert [stage.pass_name for stage in layer.stages] == ["quantize-weights"]
+
+
+def test_latency_and_operations_are_limits_too(digits):
+    model, calibration, _ = digits
+    before = rx.inspect(model, calibration).totals["macs"] * 2
+
+    def run(**limits):
+        budget = rx.Budget(**limits)
+        return rx.optimize(model, calibration=calibration, budget=budget, progress=False)
+
+    found = run(max_flops=int(0.8 * before))
+    assert found.report.flops.after is not None
+    assert found.report.flops.after <= 0.8 * before
+    assert run(max_latency=1000.0, min_cosine=0.99).report.quality.cosine.mean >= 0.99
+    with pytest.raises(BudgetError, match="ms, above"):
+        run(max_latency=1e-6)
