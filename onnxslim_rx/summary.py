@@ -77,7 +77,6 @@ def make_report(
     """The report of a run; a run that failed has no model, no verdict and no timing."""
     model = facts.model
     found = environment()
-    after = facts.timing[1] if facts.timing else None
     return Report(
         model=facts.name,
         params=BeforeAfter(params(facts.original), None if model is None else params(model)),
@@ -87,15 +86,11 @@ def make_report(
         ),
         nodes=BeforeAfter(_count(facts.original), None if model is None else _count(model)),
         quality=_quality(facts),
-        latency_ms=Latency(
-            facts.timing[0].median_ms if facts.timing else None,
-            after.median_ms if after else None,
-            after.ratio if after else None,
-        ),
+        latency_ms=_latency(facts.timing),
         layers=[_row(unit, facts.chosen.get(unit.layer.name)) for unit in units]
         + [LayerRow(s.where, s.why.partition(":")[0], skipped=s.why) for s in skipped],
         passes=[_pass_row(entry) for entry in facts.journal],
-        ladder=[_rung(trial) for trial in trials],
+        ladder=[_rung(trial) for trial in sorted(trials, key=lambda trial: -trial.bytes)],
         budget=facts.budget.to_dict(),
         target=facts.target,
         seed=facts.seed,
@@ -152,6 +147,14 @@ def _bytes_of(layer: str, model: ir.Model, known: set[str]) -> int:
 def _count(model: ir.Model) -> int:
     """Nodes in all graphs and functions; a Constant is data, not a node."""
     return sum(node.op_type != "Constant" for node in nodes(model))
+
+
+def _latency(timing: tuple[Timing, Timing] | None) -> Latency:
+    """The ratio is the median over rounds, which drift cannot bend; `after` follows from it."""
+    if timing is None:
+        return Latency()
+    before, after = timing
+    return Latency(before.median_ms, before.median_ms * after.ratio, after.ratio)
 
 
 def _quality(facts: Facts) -> Quality:
@@ -233,10 +236,11 @@ def _pass_row(entry: JournalEntry) -> PassRow:
 
 def _rung(trial: Trial) -> Rung:
     verdict = trial.verdict
+    predicted = None if trial.damage is None else max(1.0 - trial.damage, -1.0)
     return Rung(
         name=trial.name,
         bytes=trial.bytes,
-        cosine=None if verdict is None else verdict.comparison.cosine(),
+        cosine=verdict.comparison.cosine() if verdict is not None else predicted,
         metric=verdict.metric[0].value if verdict is not None and verdict.metric else None,
         chosen=trial.chosen,
         passed=trial.passed,

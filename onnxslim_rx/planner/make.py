@@ -31,6 +31,8 @@ _SYNTHETIC_SHARE = 0.25
 _SURPRISE = 4.0
 _CORRECTIONS = 6
 _LEAST_DAMAGE = 1e-9
+# Into so many parts the ladder is divided for the picture in the report.
+_SKETCHED = 8
 
 
 def solve(problem: Problem) -> Outcome:
@@ -64,6 +66,8 @@ class _Solver:
         for costs in self._aims():
             if budget.limits_quality:
                 ladder, rung = self._climb(costs)
+                if not unmet:
+                    self._sketch(ladder)
             else:
                 ladder = self._ladder(costs)
                 rung = self._least_rung_within_limits(ladder)
@@ -141,6 +145,23 @@ class _Solver:
                 if not self._corrected(ladder, rung, measured):
                     break
         return ladder, rung
+
+    def _sketch(self, ladder: Ladder) -> None:
+        """Note what predictions say of the plans between and above those that were tried."""
+        kept = sum(unit.choices[0].bytes for unit in self._problem.units)
+        rest = size_bytes(self._problem.cleaned) - kept
+        steps = len(ladder)
+        for rung in sorted({round(steps * share / _SKETCHED) for share in range(1, _SKETCHED)}):
+            choices = tuple(ladder.choices(rung))
+            if not rung or choices in self._verdicts:
+                continue
+            chosen = [u.choices[n] for u, n in zip(self._problem.units, choices, strict=True)]
+            size = rest + sum(choice.bytes for choice in chosen)
+            name = describe([LayerPlan("", choice.stages) for choice in chosen])
+            damage = ladder.damage(rung)
+            self._trials.append(
+                Trial(name, size, None, None, "the cosine is predicted", False, damage)
+            )
 
     def _corrected(self, ladder: Ladder, rung: int, measured: Mapping[int, float]) -> bool:
         """Whether the step above `rung` was badly predicted; its damages are changed then."""

@@ -54,23 +54,25 @@ class Problem:
 
 @dataclasses.dataclass
 class Trial:
-    """One plan that was built and measured.
+    """One plan that was built and measured, or only predicted.
 
     Args:
         name: short description.
         bytes: size of the model.
         verdict: on the samples that select; None where quality was not measured.
-        passed: whether everything held.
+        passed: whether everything held; None where the plan was not tried.
         why: what did not; empty where it did.
         chosen: whether this is the plan that was carried out.
+        damage: predicted `1 - cosine` of a plan that was not tried; else None.
     """
 
     name: str
     bytes: int
     verdict: Verdict | None
-    passed: bool
+    passed: bool | None
     why: str
     chosen: bool = False
+    damage: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
