@@ -11,7 +11,7 @@ from typing import Any
 from onnxslim_rx.analysis import params
 from onnxslim_rx.calibration import Calibration, fed, load_data
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.ir import ModelLike, kind_of, load, size_bytes
+from onnxslim_rx.ir import ModelLike, load, size_bytes
 from onnxslim_rx.metrics import Metric
 from onnxslim_rx.progress import task
 from onnxslim_rx.runtime import Runner, environment, time_interleaved
@@ -103,8 +103,8 @@ def measure(
         raise InputError("there is no model to measure", expected="at least one")
     loaded = [load(model) for model in models]
     names = [
-        os.fspath(m) if kind_of(m) == "path" else f"model {i}"  # type: ignore[arg-type]
-        for i, m in enumerate(models, 1)
+        os.fspath(model) if isinstance(model, (str, os.PathLike)) else f"model {number}"
+        for number, model in enumerate(models, 1)
     ]
     runners = [Runner(model) for model in loaded]
     reference = runners[0]

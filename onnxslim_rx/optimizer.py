@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxslim_rx import registry
-from onnxslim_rx.calibration import Calibration, Split, collect, load_data, split
+from onnxslim_rx.calibration import Calibration
 from onnxslim_rx.errors import BudgetError, InputError
 from onnxslim_rx.ir import ModelLike, digest, load
 from onnxslim_rx.manager import JournalEntry
@@ -41,7 +41,9 @@ from onnxslim_rx.preparation import (
     metric_name,
     resolve_budget,
     safe_without_data,
+    samples,
     size_on_disk,
+    statistics,
 )
 from onnxslim_rx.report import Report
 from onnxslim_rx.runtime import Runner, least_onnxruntime
@@ -52,8 +54,6 @@ from onnxslim_rx.vocabulary import Preset, Verify
 
 __all__ = ["Optimizer", "Outcome"]
 
-# As many made-up samples as a quick run affords: they prove little however many there are.
-_SYNTHETIC_SAMPLES = 16
 _SIMPLIFY_SAMPLES = 2
 
 
@@ -139,7 +139,13 @@ class _Run:
             return self.simplify()
         with self.phase("load"):
             self.reference = Runner(path if path is not None else self.original)
-            self.parts, self.synthetic = self.data()
+            self.synthetic = options.calibration is None
+            self.parts, note = samples(
+                self.original, self.reference, options.calibration, options.seed, self.metric
+            )
+            self.notes += [note] if note else []
+            # nothing can be confirmed on made-up samples, nor on those that were fitted to
+            self.blind = self.synthetic or self.parts.weak
         with self.phase("clean"):
             self.cleaned, journal = self.clean()
         count = flops_counter(self.parts.select[0])
@@ -175,25 +181,6 @@ class _Run:
 
     # -- phases --------------------------------------------------------------------------------
 
-    def data(self) -> tuple[Split, bool]:
-        """The user's samples in three parts, or made-up ones."""
-        options = self.options
-        if options.calibration is not None:
-            parts = split(load_data(options.calibration, self.reference.inputs), options.seed)
-            if parts.weak:
-                self.notes.append(parts.reason[0].upper() + parts.reason[1:] + ".")
-            return parts, False
-        if self.metric is not None:
-            raise InputError(
-                "a metric needs data, and there is none", advice="give calibration data with labels"
-            )
-        made = generate_inputs(self.original, samples=_SYNTHETIC_SAMPLES, seed=options.seed)
-        self.notes.append(
-            "No calibration data: made-up inputs were used, estimates are weaker, and only a part"
-            " of the budget was spent. Give --calibration for more."
-        )
-        return split(made, options.seed), True
-
     def clean(self) -> tuple[ir.Model, Sequence[JournalEntry]]:
         found = clean(
             self.original,
@@ -223,28 +210,15 @@ class _Run:
         }
 
     def statistics(self, passes: Mapping[str, CompressionPass]) -> Mapping[str, LayerStatistics]:
-        layers = {
-            layer.name: layer
-            for one in passes.values()
-            for layer in one.layers(self.cleaned)
-            if not isinstance(layer, Skipped)
-        }
-        if not layers:
-            return {}
-        found = collect(
-            self.cleaned,
-            list(layers.values()),
-            self.parts.calibrate,
-            cache=self.options.cache,
-            seed=self.options.seed,
-        )
-        if not self.synthetic:
-            return found
-        # shapes of made-up inputs are right, their directions are not
-        return {
-            name: dataclasses.replace(found[name], gram=None, counts=None, sample=None)
-            for name in found
-        }
+        with self.phase("calibrate"):
+            return statistics(
+                self.cleaned,
+                passes,
+                self.parts.calibrate,
+                cache=self.options.cache,
+                seed=self.options.seed,
+                shapes_only=self.blind,
+            )
 
     def units(
         self, passes: Mapping[str, CompressionPass], stats: Mapping[str, LayerStatistics]
@@ -252,7 +226,7 @@ class _Run:
         """Layers with choices, each with its damage and latency."""
         with self.phase("analyse"):
             units, skipped = find_units(self.cleaned, passes, stats, self.target)
-            if self.synthetic:
+            if self.blind:
                 for unit in units:
                     unit.choices = [c for c in unit.choices if safe_without_data(c)]
         units = [unit for unit in units if len(unit.choices) > 1]
@@ -291,8 +265,7 @@ class _Run:
     def search(self) -> Outcome:
         """Look for the cheapest plan that keeps the promise."""
         passes = self.compression_passes()
-        with self.phase("calibrate"):
-            stats = self.statistics(passes)
+        stats = self.statistics(passes)
         units, skipped = self.units(passes, stats)
         problem = Problem(
             cleaned=self.cleaned,
@@ -305,7 +278,7 @@ class _Run:
             metric=self.metric,
             seed=self.options.seed,
             split=self.parts,
-            synthetic=self.synthetic,
+            blind=self.blind,
             limits=self.limits,
         )
         try:
@@ -344,8 +317,7 @@ class _Run:
                 advice="make the plan again for this model",
             )
         passes = self.compression_passes()
-        with self.phase("calibrate"):
-            stats = self.statistics(passes)
+        stats = self.statistics(passes)
         with self.phase("rewrite"):
             model, refused = apply_plan(self.cleaned, plan.layers, passes, stats)
         with self.phase("verify"):

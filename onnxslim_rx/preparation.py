@@ -1,4 +1,4 @@
-"""What a run of `optimize` settles before it starts."""
+"""What a run of `optimize` settles before it searches: budget, samples, statistics."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from onnx_ir.passes import common
 from threadpoolctl import threadpool_limits
 
 from onnxslim_rx.analysis import flops
+from onnxslim_rx.calibration import Calibration, Dataset, Split, collect, load_data, split
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import clone, size_bytes
+from onnxslim_rx.metrics import Metric
+from onnxslim_rx.passbase import CompressionPass, LayerStatistics, Skipped
 from onnxslim_rx.planner import Choice
 from onnxslim_rx.plans import Budget, Plan
+from onnxslim_rx.runtime import Runner
+from onnxslim_rx.verify import generate_inputs
 from onnxslim_rx.vocabulary import Minimize, Preset
 
 __all__ = [
@@ -26,10 +31,15 @@ __all__ = [
     "metric_name",
     "resolve_budget",
     "safe_without_data",
+    "samples",
     "size_on_disk",
+    "statistics",
 ]
 
-# Without data a rank may only be cut where hardly anything is lost.
+# As many made-up samples as a quick run affords: they prove little however many there are.
+_SYNTHETIC_SAMPLES = 16
+
+# Where data proves little, a rank may only be cut where hardly anything of the weight is lost.
 _BLIND_ERROR = 0.02
 _THREADED_SIDE = 1024
 
@@ -55,6 +65,59 @@ def resolve_budget(budget: Budget | None, preset: Preset | None, plan: Plan | No
         budget = dataclasses.replace(budget, min_cosine=0.99)
     aims: dict[Preset | None, Minimize] = {"small": "bytes", "fast": "latency"}
     return dataclasses.replace(budget, minimize=aims.get(preset, budget.minimize))
+
+
+def samples(
+    original: ir.Model,
+    reference: Runner,
+    calibration: Calibration | None,
+    seed: int,
+    metric: Metric | None,
+) -> tuple[Split, str]:
+    """The user's samples in three parts, or made-up ones, and what to tell the user of them.
+
+    Raises:
+        InputError: the data does not fit the model, or there is a metric and no data.
+    """
+    if calibration is not None:
+        parts = split(load_data(calibration, reference.inputs), seed)
+        return parts, f"{parts.reason[0].upper()}{parts.reason[1:]}." if parts.weak else ""
+    if metric is not None:
+        raise InputError(
+            "a metric needs data, and there is none", advice="give calibration data with labels"
+        )
+    made = generate_inputs(original, samples=_SYNTHETIC_SAMPLES, seed=seed)
+    return split(made, seed), (
+        "No calibration data: made-up inputs were used, estimates are weaker, and only a part of"
+        " the budget was spent. Give --calibration for more."
+    )
+
+
+def statistics(
+    model: ir.Model,
+    passes: Mapping[str, CompressionPass],
+    data: Dataset,
+    *,
+    cache: Path | None,
+    seed: int,
+    shapes_only: bool,
+) -> Mapping[str, LayerStatistics]:
+    """What enters the layers of all passes; only the shapes of it where data proves too little."""
+    layers = {
+        layer.name: layer
+        for one in passes.values()
+        for layer in one.layers(model)
+        if not isinstance(layer, Skipped)
+    }
+    if not layers:
+        return {}
+    found = collect(model, list(layers.values()), data, cache=cache, seed=seed)
+    if not shapes_only:
+        return found
+    return {
+        name: dataclasses.replace(found[name], gram=None, counts=None, sample=None)
+        for name in found
+    }
 
 
 def blas_threads(model: ir.Model) -> contextlib.AbstractContextManager[object]:
@@ -85,7 +148,7 @@ def frozen(model: ir.Model) -> ir.Model:
 
 
 def safe_without_data(choice: Choice) -> bool:
-    """Whether a choice may be made on made-up inputs: cuts no rank that the weight needs."""
+    """Whether a choice may be made on samples that prove little: cuts no rank that is needed."""
     factorized = any(stage.pass_name == "factorize-gemm" for stage in choice.stages)
     return not factorized or choice.error <= _BLIND_ERROR
 

@@ -284,3 +284,16 @@ def test_latency_and_operations_are_limits_too(digits):
     assert run(max_latency=1000.0, min_cosine=0.99).report.quality.cosine.mean >= 0.99
     with pytest.raises(BudgetError, match="ms, above"):
         run(max_latency=1e-6)
+
+
+def test_a_handful_of_samples_is_not_trusted_to_cut_ranks(rng):
+    """Four rows span four directions: everything else would be cut for nothing."""
+    data = [{"x": rng.standard_normal((1, 96)).astype(np.float32)} for _ in range(4)]
+    model = linear(rng, 96, 96)
+    found = rx.optimize(model, calibration=data, progress=False)
+    assert any("4 calibration samples" in note for note in found.report.notes)
+    fresh = rng.standard_normal((200, 96)).astype(np.float32)
+    before = outputs(ir.to_proto(model).SerializeToString(), fresh)
+    after = outputs(ir.to_proto(found.model).SerializeToString(), fresh)
+    assert cosine(before, after).mean() >= 0.99
+    assert size_bytes(found.model) < 0.4 * size_bytes(model)

@@ -25,8 +25,9 @@ __all__ = ["solve"]
 
 # What the second aim weighs beside the first.
 _SECOND_AIM = 0.25
-# Inputs made up by us are easier than real ones: only this share of the damage is spent on them.
-_SYNTHETIC_SHARE = 0.25
+# Inputs made up by us, or those that were fitted to, are easier than others: only this share of the
+# damage is spent on them.
+_BLIND_SHARE = 0.25
 # A step that costs so many times what was predicted is corrected, at most so often.
 _SURPRISE = 4.0
 _CORRECTIONS = 6
@@ -49,7 +50,7 @@ class _Solver:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._budget = _tightened(problem.budget) if problem.synthetic else problem.budget
+        self._budget = _tightened(problem.budget) if problem.blind else problem.budget
         self._judge = Judge(
             problem.reference,
             self._budget,
@@ -264,6 +265,6 @@ def _tightened(budget: Budget) -> Budget:
     cosine, snr = budget.min_cosine, budget.min_snr_db
     return dataclasses.replace(
         budget,
-        min_cosine=None if cosine is None else 1.0 - _SYNTHETIC_SHARE * (1.0 - cosine),
-        min_snr_db=None if snr is None else snr - 10.0 * math.log10(_SYNTHETIC_SHARE),
+        min_cosine=None if cosine is None else 1.0 - _BLIND_SHARE * (1.0 - cosine),
+        min_snr_db=None if snr is None else snr - 10.0 * math.log10(_BLIND_SHARE),
     )

@@ -32,7 +32,7 @@ class Problem:
         stats: by name of the layer.
         target, budget, metric, seed: as the user gave them.
         split: samples to select on and to confirm with.
-        synthetic: whether the samples are made up.
+        blind: whether the samples prove little: they are made up, or were fitted to.
         limits: checks size, latency and operations.
         trials: every plan that is tried is added, also where none holds.
     """
@@ -47,7 +47,7 @@ class Problem:
     metric: Metric | None
     seed: int
     split: Split
-    synthetic: bool
+    blind: bool
     limits: CostLimits
     trials: list[Trial] = dataclasses.field(default_factory=list)
 
