@@ -195,6 +195,14 @@ def test_a_weight_that_two_nodes_read_is_left_alone(rng):
     assert "share" in found.why
 
 
+def test_a_weight_that_would_take_too_long_is_left_alone(rng):
+    model = model_of("MatMul", (5, 64), rng.standard_normal((64, 65)).astype(np.float32))
+    (found,) = FactorizeGemm(min_elements=1, max_side=63).layers(model)
+    assert isinstance(found, Skipped)
+    assert "smaller side 64, above 63" in found.why
+    only_layer(FactorizeGemm(min_elements=1, max_side=64), model)
+
+
 def test_the_ladder_descends_in_multiples_and_saves_enough(rng):
     model = model_of("MatMul", (5, 256), rng.standard_normal((256, 192)).astype(np.float32))
     one = FactorizeGemm()
@@ -234,6 +242,7 @@ def test_weights_that_are_not_finite_get_no_candidate(rng):
         {"method": "qr"},
         {"min_saving": 1.0},
         {"min_elements": 0},
+        {"max_side": 0},
     ],
 )
 def test_options_out_of_range_are_refused(options):
