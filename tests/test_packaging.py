@@ -184,7 +184,11 @@ def imported(root: Path) -> set[str]:
                     found |= {alias.name for alias in node.names}
                 elif isinstance(node, ast.ImportFrom):
                     found.add(node.module or "")
-    return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - set(PACKAGES)
+    return (
+        {name.partition(".")[0] for name in found}
+        - sys.stdlib_module_names
+        - {"tomllib", *PACKAGES}
+    )
 
 
 def test_whatever_is_imported_is_declared(wheel, root):

@@ -92,7 +92,8 @@ def test_a_file_that_is_not_there_is_one_clear_error(tmp_path):
 def test_save_and_load(tmp_path):
     plan = Plan.from_toml(GOOD)
     plan.save(tmp_path / "plan.toml")
-    assert Plan.load(tmp_path / "plan.toml") == plan
+    # errors that are not known are NaN, which Python 3.13 finds unequal to itself in dataclasses too
+    assert repr(Plan.load(tmp_path / "plan.toml")) == repr(plan)
     assert [file.name for file in tmp_path.iterdir()] == ["plan.toml"]
 
 
