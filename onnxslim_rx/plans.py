@@ -103,14 +103,14 @@ class LayerPlan:
     Args:
         name: the layer's name (see `passbase.Layer`).
         stages: steps in order; none: the layer is kept.
-        error: predicted relative error of the layer's output, or NaN where it is not known.
-        damage: predicted share of the whole model's loss of quality, or NaN.
+        error: predicted relative error of the layer's output; None where it is not known.
+        damage: predicted share of the whole model's loss of quality; None where it is not known.
     """
 
     name: str
     stages: tuple[Stage, ...] = ()
-    error: float = math.nan
-    damage: float = math.nan
+    error: float | None = None
+    damage: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +143,9 @@ class Plan:
         layers = []
         for layer in self.layers:
             entry: dict[str, Any] = {"name": layer.name}
-            entry |= {
-                key: value
-                for key in ("error", "damage")
-                if not math.isnan(value := getattr(layer, key))
-            }
+            for key in ("error", "damage"):
+                if (value := getattr(layer, key)) is not None:
+                    entry[key] = value
             entry["stages"] = [{"pass": s.pass_name, **s.options} for s in layer.stages]
             layers.append(entry)
         head = {
@@ -248,8 +246,8 @@ def _layer(entry: Any, origin: str) -> LayerPlan:
     return LayerPlan(
         entry["name"],
         tuple(stages),
-        float(entry.get("error", math.nan)),
-        float(entry.get("damage", math.nan)),
+        float(entry["error"]) if "error" in entry else None,
+        float(entry["damage"]) if "damage" in entry else None,
     )
 
 

@@ -46,7 +46,7 @@ def test_a_plan_comes_back_from_its_toml(found, target, seed):
 def test_errors_that_are_not_known_are_left_out_and_come_back():
     plan = Plan("", "ort-cpu", {}, (LayerPlan("a"),))
     assert "error" not in plan.to_toml()
-    assert math.isnan(Plan.from_toml(plan.to_toml()).layers[0].error)
+    assert Plan.from_toml(plan.to_toml()).layers[0].error is None
 
 
 def test_changes_are_the_layers_with_stages():
@@ -92,8 +92,7 @@ def test_a_file_that_is_not_there_is_one_clear_error(tmp_path):
 def test_save_and_load(tmp_path):
     plan = Plan.from_toml(GOOD)
     plan.save(tmp_path / "plan.toml")
-    # errors that are not known are NaN, which Python 3.13 finds unequal to itself in dataclasses too
-    assert repr(Plan.load(tmp_path / "plan.toml")) == repr(plan)
+    assert Plan.load(tmp_path / "plan.toml") == plan
     assert [file.name for file in tmp_path.iterdir()] == ["plan.toml"]
 
 

@@ -142,7 +142,7 @@ def _right_vectors(w: Matrix, gram: Matrix, rank: int) -> Matrix:
 
 def _leading_vectors(symmetric: Matrix, rank: int) -> Matrix:
     """Eigenvectors (n, rank) of the largest eigenvalues, largest first."""
-    # divide and conquer for all of them is faster than any driver that stops at a part
-    _, vectors = scipy.linalg.eigh(symmetric, driver="evd", check_finite=False)
+    # divide and conquer for all of them is faster than what scipy has for a part
+    _, vectors = np.linalg.eigh(symmetric)
     leading: Matrix = vectors[:, : -rank - 1 : -1]
     return leading
