@@ -16,10 +16,11 @@ from onnxslim_rx.verify import Comparison, compare_runs, without_extras
 
 __all__ = ["Judge", "Verdict"]
 
-# Without a margin every second plan that passes here would fail on fresh samples. Two standard
-# errors of the mean; percentiles and minima of fresh samples vary by more, so they get a tenth.
+# Without a margin every second plan that passes here would fail on fresh samples. So two standard
+# errors of the mean are added to the loss, and a tenth of the budget is left: the plan that did best
+# on these samples was also lucky on them.
 _STANDARD_ERRORS = 2.0
-_TAIL_MARGIN = 0.9
+_SHARE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,6 @@ class Judge:
         # float64 sums of equal vectors may give 1 - 1e-16: no loss
         if loss <= 1e-12 or not self._careful:
             return max(loss, 0.0) if loss > 1e-12 else 0.0
-        if self._budget.cosine_stat != "mean":
-            return loss / _TAIL_MARGIN
-        spread = float(np.std(per_sample)) / math.sqrt(len(per_sample))
-        return loss + _STANDARD_ERRORS * spread
+        if self._budget.cosine_stat == "mean":
+            loss += _STANDARD_ERRORS * float(np.std(per_sample)) / math.sqrt(len(per_sample))
+        return loss / _SHARE

@@ -57,12 +57,14 @@ def test_min_and_p5_look_at_the_worst_samples():
     assert judge(Budget(min_cosine=0.98, cosine_stat="p5"))(one_bad).passed
 
 
-def test_care_asks_for_two_standard_errors():
+def test_care_asks_for_two_standard_errors_and_leaves_a_tenth():
     # cosines 1 and 0.982 in turns: mean 0.991, standard deviation 0.009
     model = fake([0.0, np.arccos(0.982)] * (N // 2))
     assert judge(Budget(min_cosine=0.99))(model).passed
     assert not judge(Budget(min_cosine=0.99), careful=True)(model).passed
-    assert judge(Budget(min_cosine=0.991 - 2.01 * 0.009 / np.sqrt(N)), careful=True)(model).passed
+    limit = (0.009 + 2 * 0.009 / np.sqrt(N)) / 0.9
+    assert judge(Budget(min_cosine=1 - 1.001 * limit), careful=True)(model).passed
+    assert not judge(Budget(min_cosine=1 - 0.999 * limit), careful=True)(model).passed
 
 
 def test_equal_outputs_pass_the_hardest_budget():
