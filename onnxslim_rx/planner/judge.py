@@ -17,8 +17,8 @@ from onnxslim_rx.verify import Comparison, compare_runs, without_extras
 __all__ = ["Judge", "Verdict"]
 
 # Without a margin every second plan that passes here would fail on fresh samples. So two standard
-# errors of the mean are added to the loss, and a tenth of the budget is left: the plan that did best
-# on these samples was also lucky on them.
+# errors of the mean are added to the loss, and a tenth of the budget is left: the plan that did
+# best on these samples was also lucky on them.
 _STANDARD_ERRORS = 2.0
 _SHARE = 0.9
 
