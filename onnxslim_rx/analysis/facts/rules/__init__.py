@@ -1,0 +1,1 @@
+"""Rules of inference, one file for each family of operators."""

@@ -1,0 +1,34 @@
+"""Which rule belongs to which operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxslim_rx.analysis.facts.known import Rule
+from onnxslim_rx.analysis.facts.rules import (
+    elementwise,
+    gathering,
+    movement,
+    products,
+    reductions,
+    reshape,
+    sizes,
+    windows,
+)
+
+__all__ = ["CONTRIB", "STANDARD"]
+
+STANDARD: Mapping[str, Rule] = {
+    **elementwise.RULES,
+    **gathering.RULES,
+    **movement.RULES,
+    **products.RULES,
+    **reductions.RULES,
+    **reshape.RULES,
+    **sizes.RULES,
+    **windows.RULES,
+}
+"""By operator, those of ONNX itself."""
+
+CONTRIB: Mapping[str, Mapping[str, Rule]] = {}
+"""By domain and operator, those of others."""

@@ -1,0 +1,114 @@
+"""Convolutions and pools: operators that slide a window over the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnxslim_rx.analysis.facts.dims import Dim, fresh
+from onnxslim_rx.analysis.facts.division import ceil_div, floor_div
+from onnxslim_rx.analysis.facts.known import Known, Rule, Shape, Site, unknown_shape
+
+__all__ = ["RULES"]
+
+
+def _windows(site: Site, sizes: Shape, kernel: Sequence[Dim], *, pool: bool) -> Shape:
+    """How often a window fits along each spatial axis."""
+    rank = len(sizes)
+    strides = site.attribute("strides") or [1] * rank
+    dilations = site.attribute("dilations") or [1] * rank
+    pads = site.attribute("pads") or [0] * (2 * rank)
+    auto = site.attribute("auto_pad", "NOTSET")
+    rounds_up = bool(site.attribute("ceil_mode", 0)) and pool
+    if len(kernel) != rank:
+        raise ValueError("the kernel does not fit")
+    result: list[Dim] = []
+    for axis, size in enumerate(sizes):
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            result.append(ceil_div(size, strides[axis]))
+            continue
+        padded = size if auto == "VALID" else size + pads[axis] + pads[axis + rank]
+        room = padded - ((kernel[axis] - 1) * dilations[axis] + 1)
+        if rounds_up:  # a window that starts in the padding at the end is left out or not
+            exact = room % strides[axis] == 0 if isinstance(room, int) else strides[axis] == 1
+            result.append(floor_div(room, strides[axis]) + 1 if exact else fresh())
+        else:
+            result.append(floor_div(room, strides[axis]) + 1)
+    return tuple(result)
+
+
+def _convolution(inputs: tuple[int, int], dtype: ir.DataType | int | None) -> Rule:
+    """A convolution; `dtype`: the type of the result, or which input has it."""
+
+    def rule(site: Site) -> Sequence[Known]:
+        data, weight = site.get(inputs[0]), site.get(inputs[1])
+        kind = site.get(dtype).dtype if type(dtype) is int else dtype
+        rank = len(data.shape or weight.shape or ())
+        if not rank:
+            return (Known(kind),)
+        batch, *sizes = data.shape[:1] + data.shape[2:] if data.shape else unknown_shape(rank - 1)
+        channels = weight.shape[0] if weight.shape else fresh()
+        kernel: Sequence[Dim] | None = site.attribute("kernel_shape")
+        if kernel is None:
+            kernel = weight.shape[2:] if weight.shape else unknown_shape(rank - 2)
+        spatial = _windows(site, tuple(sizes), kernel, pool=False)
+        return (Known(kind, (batch, channels, *spatial)),)
+
+    return rule
+
+
+def _transposed(site: Site) -> Sequence[Known]:
+    data, weight = site.get(0), site.get(1)
+    if data.shape is None or weight.shape is None:
+        return (Known(data.dtype),)
+    sizes = data.shape[2:]
+    rank = len(sizes)
+    channels = weight.shape[1] * site.attribute("group", 1)
+    strides = site.attribute("strides") or [1] * rank
+    given = site.attribute("output_shape")
+    if given:
+        return (Known(data.dtype, (data.shape[0], channels, *given[-rank:])),)
+    if site.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
+        # runtimes disagree on output_padding here
+        extra = site.attribute("output_padding")
+        if extra and any(extra):
+            spatial = unknown_shape(rank)
+        else:
+            spatial = tuple(size * stride for size, stride in zip(sizes, strides, strict=True))
+        return (Known(data.dtype, (data.shape[0], channels, *spatial)),)
+    dilations = site.attribute("dilations") or [1] * rank
+    pads = site.attribute("pads") or [0] * (2 * rank)
+    extra = site.attribute("output_padding") or [0] * rank
+    kernel = site.attribute("kernel_shape") or weight.shape[2:]
+    spatial = tuple(
+        (sizes[axis] - 1) * strides[axis]
+        + extra[axis]
+        + (kernel[axis] - 1) * dilations[axis]
+        + 1
+        - pads[axis]
+        - pads[axis + rank]
+        for axis in range(rank)
+    )
+    return (Known(data.dtype, (data.shape[0], channels, *spatial)),)
+
+
+def _pool(site: Site) -> Sequence[Known]:
+    data = site.get(0)
+    kernel = site.attribute("kernel_shape")
+    if data.shape is None:
+        shape: Shape = unknown_shape(len(kernel) + 2)
+    else:
+        shape = (*data.shape[:2], *_windows(site, data.shape[2:], kernel, pool=True))
+    return (Known(data.dtype, shape), Known(ir.DataType.INT64, shape))
+
+
+RULES: dict[str, Rule] = {
+    "Conv": _convolution((0, 1), 0),
+    "ConvInteger": _convolution((0, 1), ir.DataType.INT32),
+    "QLinearConv": _convolution((0, 3), 7),
+    "ConvTranspose": _transposed,
+    "AveragePool": _pool,
+    "LpPool": _pool,
+    "MaxPool": _pool,
+}
