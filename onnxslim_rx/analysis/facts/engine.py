@@ -210,8 +210,6 @@ class Facts:
 
     def _version(self, node: ir.Node) -> int:
         graph = node.graph
-        if isinstance(graph, ir.Function):
-            graph = graph.graph
         if graph is None:
             return self._model.opset_imports.get(node.domain, 1)
         if graph not in self._homes:
@@ -225,18 +223,17 @@ class Facts:
         graph = value.graph
         if graph is None or graph is self._model.graph or value.is_initializer():
             return None
-        if isinstance(graph, ir.Function):
-            return None
         if graph not in self._homes:
             self._map()
         return self._owners.get(graph)
 
     def _map(self) -> None:
         """Note of each graph where it belongs."""
-        for part in (self._model, *self._model.functions.values()):
-            versions = part.opset_imports
-            self._homes[part.graph] = versions
-            for node in part.graph.all_nodes():
+        parts = [(self._model.graph, self._model.opset_imports)]
+        parts += [(body.graph, body.opset_imports) for body in self._model.functions.values()]
+        for graph, versions in parts:
+            self._homes[graph] = versions
+            for node in graph.all_nodes():
                 for body in bodies.bodies(node):
                     self._homes[body] = versions
                     self._owners[body] = node
@@ -246,7 +243,7 @@ def _numpy(tensor: ir.TensorProtocol) -> Array | None:
     if tensor.dtype == ir.DataType.STRING:
         return None
     try:
-        array = np.asarray(tensor.numpy()).view()
+        array: Array = np.asarray(tensor.numpy()).view()
     except Exception as error:  # noqa: BLE001  (files that went away, types that numpy lacks)
         _log.info("%s cannot be read: %s", tensor.name, error)
         return None

@@ -80,7 +80,7 @@ def _pair(operate: numbers.Operation | None, result: ir.DataType | None = None) 
 
 
 _WHOLE_DIVISION = _pair(numbers.divide_truncating)
-_EXACT_DIVISION = _pair(numbers.divide)
+_EXACT_DIVISION = _pair(numbers.divide_exactly)
 _FLOORED_MODULO = _pair(numbers.modulo)
 
 
@@ -147,13 +147,15 @@ def _cast_like(site: Site) -> Sequence[Known]:
     return (Known(dtype, first.shape, contents),)
 
 
-_UNARY = (
-    "Acos Acosh Asin Asinh Atan Atanh BitwiseNot Celu Cos Cosh CumSum Elu Erf Exp Gelu HardSigmoid "
-    "HardSwish Hardmax InstanceNormalization LRN LeakyRelu Log LogSoftmax LpNormalization "
-    "MeanVarianceNormalization Mish PRelu Reciprocal Relu ReverseSequence Round ScatterElements "
-    "ScatterND Scatter Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan "
-    "Tanh TensorScatter ThresholdedRelu Trilu GroupNormalization Clip"
-).split()
+_UNARY = [
+    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Celu", "Clip", "Cos",
+    "Cosh", "CumSum", "Elu", "Erf", "Exp", "Gelu", "GroupNormalization", "HardSigmoid",
+    "HardSwish", "Hardmax", "InstanceNormalization", "LRN", "LeakyRelu", "Log", "LogSoftmax",
+    "LpNormalization", "MeanVarianceNormalization", "Mish", "PRelu", "Reciprocal", "Relu",
+    "ReverseSequence", "Round", "Scatter", "ScatterElements", "ScatterND", "Selu", "Shrink",
+    "Sigmoid", "Sign", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Sqrt", "Swish", "Tan",
+    "Tanh", "TensorScatter", "ThresholdedRelu", "Trilu",
+]  # fmt: skip
 
 _BOOL = ir.DataType.BOOL
 

@@ -150,10 +150,10 @@ def _expand(site: Site) -> Sequence[Known]:
     shape = broadcast_shapes(first.shape, target)
     contents = None
     if first.contents is not None and shape is not None and len(shape) <= 1:
-        length = shape[0] if shape else 1
-        if len(first.contents) == 1 and isinstance(length, int) and length <= LONGEST:
-            contents = first.contents * length
-        elif len(first.contents) == length:
+        count = shape[0] if shape else 1
+        if len(first.contents) == 1 and isinstance(count, int) and count <= LONGEST:
+            contents = first.contents * count
+        elif len(first.contents) == count:
             contents = first.contents
     return (Known(first.dtype, shape, contents),)
 

@@ -14,6 +14,33 @@ from onnxslim_rx.analysis.facts.known import LONGEST, Contents, Known
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+__all__ = [
+    "Operation",
+    "absolute",
+    "add",
+    "both",
+    "cast",
+    "choose",
+    "combine",
+    "divide_exactly",
+    "divide_truncating",
+    "either",
+    "equal",
+    "fits",
+    "greater",
+    "greater_or_equal",
+    "greatest",
+    "least",
+    "less",
+    "less_or_equal",
+    "modulo",
+    "multiply",
+    "negate",
+    "negate_truth",
+    "subtract",
+    "unchanged",
+]
+
 Operation: TypeAlias = "Callable[..., Dim | None]"
 """From one element of each input to one of the output; None: not known."""
 
@@ -40,7 +67,7 @@ def fits(dtype: ir.DataType | None, dim: Dim) -> bool:
     if dtype in _WHOLE:
         return abs(dim) <= _WHOLE[dtype]
     least, most = _RANGES.get(dtype, (0, -1))
-    return least <= dim <= most
+    return bool(least <= dim <= most)
 
 
 def combine(
@@ -68,19 +95,27 @@ def combine(
 
 
 def add(a: Dim, b: Dim) -> Dim:
+    """`a + b`."""
     return a + b
 
 
 def subtract(a: Dim, b: Dim) -> Dim:
+    """`a - b`."""
     return a - b
 
 
 def multiply(a: Dim, b: Dim) -> Dim:
+    """`a * b`."""
     return a * b
 
 
+def divide_exactly(a: Dim, b: Dim) -> Dim | None:
+    """`a / b` where it is whole."""
+    return divide(a, b)
+
+
 def divide_truncating(a: Dim, b: Dim) -> Dim | None:
-    """Division of integers drops the fraction: only of numbers not negative, it rounds down."""
+    """`a / b` without its fraction, as ONNX divides integers: it rounds towards 0."""
     if b == 0:
         return None
     exact = divide(a, b)
@@ -93,6 +128,7 @@ def divide_truncating(a: Dim, b: Dim) -> Dim | None:
 
 
 def modulo(a: Dim, b: Dim) -> Dim | None:
+    """What `a` divided by `b` leaves; it has the sign of `b`."""
     if b == 0:
         return None
     if isinstance(a, int) and isinstance(b, int):
@@ -101,24 +137,29 @@ def modulo(a: Dim, b: Dim) -> Dim | None:
 
 
 def negate(a: Dim) -> Dim:
+    """`-a`."""
     return -a
 
 
 def absolute(a: Dim) -> Dim | None:
+    """`a` without its sign."""
     if isinstance(a, int):
         return abs(a)
     return a if is_natural(a) else None
 
 
 def unchanged(a: Dim) -> Dim:
+    """`a`: a whole number is not rounded."""
     return a
 
 
 def greatest(*dims: Dim) -> Dim:
+    """The greatest of all."""
     return largest(dims)
 
 
 def least(*dims: Dim) -> Dim:
+    """The least of all."""
     return smallest(dims)
 
 
@@ -128,38 +169,46 @@ def _is_below(a: Dim, b: Dim) -> bool:
 
 
 def equal(a: Dim, b: Dim) -> Dim | None:
+    """Whether both are the same, as 1 or 0."""
     if a == b:
         return 1
     return 0 if _is_below(a, b) or _is_below(b, a) else None
 
 
 def less(a: Dim, b: Dim) -> Dim | None:
+    """Whether `a` is less than `b`, as 1 or 0."""
     if _is_below(a, b):
         return 1
     return 0 if is_natural(a - b) else None
 
 
 def less_or_equal(a: Dim, b: Dim) -> Dim | None:
+    """Whether `a` is at most `b`, as 1 or 0."""
     return negate_truth(less(b, a))
 
 
 def greater(a: Dim, b: Dim) -> Dim | None:
+    """Whether `a` is more than `b`, as 1 or 0."""
     return less(b, a)
 
 
 def greater_or_equal(a: Dim, b: Dim) -> Dim | None:
+    """Whether `a` is at least `b`, as 1 or 0."""
     return negate_truth(less(a, b))
 
 
 def negate_truth(a: Dim | None) -> Dim | None:
+    """1 of 0, and 0 of 1."""
     return 1 - a if isinstance(a, int) else None
 
 
 def both(a: Dim, b: Dim) -> Dim | None:
+    """Whether both are true, as 1 or 0."""
     return int(bool(a and b)) if isinstance(a, int) and isinstance(b, int) else None
 
 
 def either(a: Dim, b: Dim) -> Dim | None:
+    """Whether one is true, as 1 or 0."""
     return int(bool(a or b)) if isinstance(a, int) and isinstance(b, int) else None
 
 

@@ -69,7 +69,14 @@ def _total(contents: Contents) -> Dim:
     return result
 
 
-_PLAIN = "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMean ReduceSumSquare".split()
+_PLAIN = [
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMean",
+    "ReduceSumSquare",
+]
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_PLAIN, _reduction(None)),

@@ -38,12 +38,12 @@ def _windows(site: Site, sizes: Shape, kernel: Sequence[Dim], *, pool: bool) -> 
     return tuple(result)
 
 
-def _convolution(inputs: tuple[int, int], dtype: ir.DataType | int | None) -> Rule:
-    """A convolution; `dtype`: the type of the result, or which input has it."""
+def _convolution(inputs: tuple[int, int], dtype: ir.DataType | None, like: int = 0) -> Rule:
+    """A convolution; without a `dtype`, the result has that of the input at `like`."""
 
     def rule(site: Site) -> Sequence[Known]:
         data, weight = site.get(inputs[0]), site.get(inputs[1])
-        kind = site.get(dtype).dtype if type(dtype) is int else dtype
+        kind = dtype or site.get(like).dtype
         rank = len(data.shape or weight.shape or ())
         if not rank:
             return (Known(kind),)
@@ -104,9 +104,9 @@ def _pool(site: Site) -> Sequence[Known]:
 
 
 RULES: dict[str, Rule] = {
-    "Conv": _convolution((0, 1), 0),
+    "Conv": _convolution((0, 1), None),
     "ConvInteger": _convolution((0, 1), ir.DataType.INT32),
-    "QLinearConv": _convolution((0, 3), 7),
+    "QLinearConv": _convolution((0, 3), None, like=7),
     "ConvTranspose": _transposed,
     "AveragePool": _pool,
     "LpPool": _pool,
