@@ -7,69 +7,56 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxslim_rx.ir import constant
-from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skipped
-from onnxslim_rx.rewriter import Editor
-from onnxslim_rx_passes._graph import Proofs, label, opset
+from onnxslim_rx.passbase import Skip
+from onnxslim_rx.rules import Rule, Scene
+from onnxslim_rx_passes._weights import FLOATS
 
 __all__ = ["FuseMatmulAdd"]
 
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
+_FIRST_BROADCASTING_GEMM = 7
 
 
 @dataclasses.dataclass(frozen=True)
-class FuseMatmulAdd(RewritePass):
+class FuseMatmulAdd(Rule):
     """Replace `Add(MatMul(X, W), b)` by `Gemm(X, W, b)`.
 
     Shapes: X (M, K), W (K, N), b (N,), (1, N), (1,) or (). X must be proven to have two
     dimensions: Gemm takes no more. Opset 7 is the first whose Gemm broadcasts b like Add does.
-    Functions are left alone.
     """
 
     name: ClassVar[str] = "fuse-matmul-add"
+    roots: ClassVar[tuple[str, ...]] = ("Add",)
+    phase: ClassVar[int] = 2
 
-    def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
-        """Rewrite `model` in place."""
-        found = [pair for node in model.graph.all_nodes() if (pair := _pair(node)) is not None]
-        if not found or opset(model) < 7:
-            return PassResult(model, modified=False)
-        proofs, editor = Proofs(model), Editor(model)
-        fused, skipped = 0, []
-        for product, add, bias in found:
-            why_not = _why_not(product, add, bias, proofs)
-            if why_not is not None:
-                skipped.append(Skipped(label(add), why_not))
-                continue
-            tape = ir.tape.Tape()
-            result = tape.op("Gemm", [*product.inputs, bias], name=product.name)
-            editor.replace([product, add], tape, {add.outputs[0]: result}, by=self.name)
-            fused += 1
-        return PassResult(model, fused > 0, fused, tuple(skipped))
-
-
-def _pair(add: ir.Node) -> tuple[ir.Node, ir.Node, ir.Value] | None:
-    """The product, the addition and the constant bias, where `add` is such an addition."""
-    if add.op_type != "Add" or add.domain or len(add.inputs) != 2:
-        return None
-    for value, bias in (add.inputs, reversed(add.inputs)):
-        product = value.producer() if value is not None else None
-        if product is None or product.op_type != "MatMul" or product.domain:
-            continue
-        if bias is not None and constant(bias) is not None:
-            return product, add, bias
-    return None
+    def rewrite(self, node: ir.Node, scene: Scene) -> bool | Skip:
+        """See `Rule.rewrite`."""
+        if scene.opset < _FIRST_BROADCASTING_GEMM or len(node.inputs) != 2:
+            return False
+        for value, bias in (node.inputs, node.inputs[::-1]):
+            product = scene.maker(value, "MatMul")
+            if product is not None and scene.facts.array(bias) is not None:
+                break
+        else:
+            return False
+        if scene.sole(value, "MatMul") is None:
+            if product.graph is not node.graph:
+                return Skip("the product lies in the graph around")
+            return Skip("the product is read elsewhere too")
+        why_not = _why_not(product, bias, scene)
+        if why_not is not None:
+            return Skip(why_not)
+        tape = ir.tape.Tape()
+        result = tape.op("Gemm", [*product.inputs, bias], name=product.name)
+        return scene.replace([product, node], tape, {node.outputs[0]: result})
 
 
-def _why_not(product: ir.Node, add: ir.Node, bias: ir.Value, proofs: Proofs) -> str | None:
-    if len(product.outputs[0].uses()) > 1 or product.outputs[0].is_graph_output():
-        return "the product is read elsewhere too"
-    if product.graph is not add.graph:
-        return "the product lies in the graph around"
-    if any(proofs.rank(value) != 2 for value in product.inputs):
+def _why_not(product: ir.Node, bias: ir.Value | None, scene: Scene) -> str | None:
+    facts = scene.facts
+    if any(facts.rank(value) != 2 for value in product.inputs):
         return "not both factors are known to be matrices"
-    if proofs.dtype(bias) not in _FLOATS:
+    if facts.dtype(bias) not in FLOATS:
         return "Gemm takes floating-point numbers"
-    sizes, columns = proofs.sizes(bias), (proofs.shape(product.inputs[1]) or (None, None))[1]
+    sizes, columns = facts.sizes(bias), (facts.shape(product.inputs[1]) or (None, None))[1]
     if sizes is None or sizes[:-1] not in ((), (1,)) or (sizes and sizes[-1] not in (1, columns)):
         return "the bias is no row"
     return None
