@@ -75,7 +75,9 @@ def optimize(
     verify: Verify = "end",
     skip: Sequence[str] = (),
     only: Sequence[str] = (),
+    also: Sequence[str] = (),
     freeze_weights: bool = False,
+    fold_limit: int | None = None,
 ) -> Result:
     """Make a model as small and fast as the budget allows.
 
@@ -95,8 +97,12 @@ def optimize(
         verify: check clean-up passes at the "end", after "each", or not (None).
         skip: names of passes to leave out.
         only: names of passes to use; none: all.
+        also: names of optional passes to use as well: they need operators of com.microsoft or a
+            newer opset (`onnxslim-rx passes` lists them).
         freeze_weights: weights that the model also lists as inputs, as old exporters do, become
             constants that callers can no longer override.
+        fold_limit: bytes by which folding constants may make the file grow; None: 1 MiB, and
+            64 KiB for each.
 
     Returns:
         The result; nothing is written until `Result.save`.
@@ -108,7 +114,7 @@ def optimize(
     with _showing(progress):
         outcome = _optimizer(
             model, budget, calibration, metric, target, preset, seed, cache, verify, skip, only,
-            freeze_weights,
+            also, freeze_weights, fold_limit,
         ).run(_read_plan(plan))  # fmt: skip
     return Result(
         to_kind(outcome.model, kind_of(model)),
@@ -132,34 +138,51 @@ def plan(
     cache: PathLike | None = None,
     skip: Sequence[str] = (),
     only: Sequence[str] = (),
+    also: Sequence[str] = (),
     freeze_weights: bool = False,
+    fold_limit: int | None = None,
 ) -> Plan:
     """Decide what `optimize` would do; arguments and errors are the same."""
     with _showing(progress):
         outcome: Outcome = _optimizer(
             model, budget, calibration, metric, target, preset, seed, cache, "end", skip, only,
-            freeze_weights,
+            also, freeze_weights, fold_limit,
         ).run(None)  # fmt: skip
     return outcome.plan
 
 
-def simplify(model: ModelLike, *, verify: Verify = "end", progress: bool = True) -> ModelLike:
+def simplify(
+    model: ModelLike,
+    *,
+    verify: Verify = None,
+    progress: bool = True,
+    skip: Sequence[str] = (),
+    also: Sequence[str] = (),
+    fold_limit: int | None = None,
+) -> ModelLike:
     """Clean a model up without changing what it computes, up to rounding.
 
     Args:
         model: see `optimize`; never changed.
-        verify: compare outputs at the "end", after "each" pass, or not (None).
+        verify: compare outputs at the "end", after "each" pass, or not (None). Each rewrite is
+            exact by construction; verification runs the model in ONNX Runtime, which takes
+            several times the time and memory of the rewrites.
         progress: show bars on a terminal.
+        skip: names of passes to leave out.
+        also: see `optimize`.
+        fold_limit: see `optimize`.
 
     Returns:
-        A new model of the same kind; for a path, an `onnx_ir.Model`. A pass that fails its
-        verification is undone, and the others stay.
+        A new model of the same kind; for a path, an `onnx_ir.Model`. A pass that fails, or fails
+        its verification, is undone, and the others stay.
 
     Raises:
-        InputError: the model cannot be used.
+        InputError: the model or an option cannot be used.
     """
     with _showing(progress):
-        return to_kind(clean(load(model), verify=verify).model, kind_of(model))
+        loaded = load(model)
+        found = clean(loaded, verify=verify, skip=skip, also=also, fold_limit=fold_limit)
+        return to_kind(found.model, kind_of(model))
 
 
 def compare(a: ModelLike, b: ModelLike, inputs: Calibration | None = None) -> Comparison:
@@ -240,7 +263,9 @@ def _optimizer(
     verify: Verify,
     skip: Sequence[str],
     only: Sequence[str],
+    also: Sequence[str],
     freeze_weights: bool,
+    fold_limit: int | None,
 ) -> Optimizer:
     return Optimizer(
         model,
@@ -254,7 +279,9 @@ def _optimizer(
         verify=verify,
         skip=tuple(skip),
         only=tuple(only),
+        also=tuple(also),
         freeze_weights=freeze_weights,
+        fold_limit=fold_limit,
     )
 
 

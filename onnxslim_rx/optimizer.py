@@ -85,7 +85,9 @@ class Optimizer:
     verify: Verify
     skip: tuple[str, ...]
     only: tuple[str, ...]
+    also: tuple[str, ...]
     freeze_weights: bool
+    fold_limit: int | None
 
     def run(self, plan: Plan | None) -> Outcome:
         """Carry out `plan`, or search for one.
@@ -102,7 +104,7 @@ class _Run:
 
     def __init__(self, options: Optimizer, plan: Plan | None) -> None:
         known = sorted(registry.all_passes())
-        for name in (*options.skip, *options.only):
+        for name in (*options.skip, *options.only, *options.also):
             if name not in known:
                 raise InputError(
                     f"there is no pass {name!r}", expected="one of " + ", ".join(known)
@@ -188,6 +190,8 @@ class _Run:
             target=self.target,
             seed=self.options.seed,
             skip=[name for name in CLEAN if not self.wanted(name)],
+            also=self.options.also,
+            fold_limit=self.options.fold_limit,
         )
         for entry in found.journal:
             if entry.failure:

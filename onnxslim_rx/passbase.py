@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.analysis import weight_uses
+from onnxslim_rx.analysis.facts import Facts
 from onnxslim_rx.targets import Target
 
 __all__ = [
@@ -84,11 +85,14 @@ class PassContext:
         evaluate: runs nodes in ONNX Runtime on given arrays, returns every output by name.
         target: the device profile that says which operators may be emitted.
         seed: seed of anything random.
+        facts: types, shapes and contents that are proven, shared by the passes of a run; None: a
+            pass that needs some finds its own.
     """
 
     evaluate: Evaluate
     target: Target
     seed: int = 0
+    facts: Facts | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,18 +6,22 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
+from onnxslim_rx import registry
+from onnxslim_rx.errors import InputError
 from onnxslim_rx.manager import ManagerResult, PassManager
 from onnxslim_rx.manager.core import Verify
 from onnxslim_rx.manager.journal import OnFailure
 from onnxslim_rx.targets import Target
 
-__all__ = ["CLEAN", "clean"]
+__all__ = ["CLEAN", "OPTIONAL", "clean"]
 
 CLEAN: tuple[str, ...] = (
+    "inline-functions",
     "lift-constants",
     "eliminate-noop",
     "inline-constant-if",
     "fold-shapes",
+    "simplify-reshape",
     "fold-constants",
     "eliminate-common-subexpressions",
     "merge-chains",
@@ -30,6 +34,11 @@ CLEAN: tuple[str, ...] = (
 """Passes of the clean stage, in order; they are repeated until none changes anything."""
 
 
+OPTIONAL: tuple[str, ...] = ()
+"""Passes that are left out unless asked for: they need operators of com.microsoft, or a newer
+opset. Each runs in front of the pass of `CLEAN` that it is listed with."""
+
+
 def clean(
     model: ir.Model,
     *,
@@ -37,6 +46,8 @@ def clean(
     target: str | Target = "ort-cpu",
     seed: int = 0,
     skip: Collection[str] = (),
+    also: Collection[str] = (),
+    fold_limit: int | None = None,
     on_failure: OnFailure = "rollback",
 ) -> ManagerResult:
     """A cleaned copy of `model`, exact up to rounding.
@@ -50,11 +61,29 @@ def clean(
         target: the device profile.
         seed: of the inputs for verification.
         skip: names of passes to leave out.
+        also: names of passes of `OPTIONAL` to use as well.
+        fold_limit: bytes by which constant folding may make the file grow; None: see
+            `FoldConstants`.
         on_failure: see `PassManager`.
 
     Raises:
-        InputError: a pass cannot be loaded, or the model is not valid.
+        InputError: a pass is unknown or cannot be loaded, or the model is not valid.
     """
-    passes = [name for name in CLEAN if name not in skip]
+    for name in also:
+        if name not in OPTIONAL:
+            raise InputError(
+                f"the pass {name!r} is not optional",
+                expected="one of " + (", ".join(OPTIONAL) or "none"),
+            )
+    names = [*(name for name in OPTIONAL if name in also), *CLEAN]
+    passes: list[registry.Pass | str] = [name for name in names if name not in skip]
+    if fold_limit is not None and "fold-constants" in passes:
+        if fold_limit < 0:
+            raise InputError(f"fold_limit = {fold_limit}", expected="a number of bytes, at least 0")
+        options = {"growth": fold_limit, "total_growth": fold_limit}
+        folding = registry.make(
+            "fold-constants", {**options, "max_bytes": max(1 << 28, fold_limit)}
+        )
+        passes[passes.index("fold-constants")] = folding
     manager = PassManager(passes, verify=verify, target=target, seed=seed, on_failure=on_failure)
     return manager.run(model)

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from onnxslim_rx.ir import graphs, mark, nodes
+from onnxslim_rx.ir import bodies, graphs, mark, nodes
 
-__all__ = ["Editor", "Emitted", "bodies", "remove"]
+__all__ = ["Editor", "Emitted", "remove"]
 
 _FIRST_FREE_INITIALIZERS = 4
 """Before this version of the format every initializer had to be a graph input as well."""
@@ -190,17 +190,6 @@ class Editor:
                 del value.graph.initializers[value.name]
             elif node is not None and node.op_type == "Constant" and node.graph is not None:
                 remove(node)
-
-
-def bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    """The subgraphs of a node."""
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 def remove(node: ir.Node) -> None:

@@ -59,7 +59,13 @@ def simplify(args: argparse.Namespace) -> int:
     check_outputs({"-o": args.output, "--json": args.json}, {"MODEL": args.model})
     from onnxslim_rx import api
 
-    result = api.optimize(args.model, preset="safe", progress=not args.quiet)
+    result = api.optimize(
+        args.model,
+        preset="safe",
+        verify=None if args.verify == "off" else args.verify,
+        progress=not args.quiet,
+        **_clean(args),
+    )
     result.save(args.output)
     _finish(args, result.report)
     return 0
@@ -86,6 +92,11 @@ def _check_budget(args: argparse.Namespace) -> None:
         raise InputError("--max-drop needs a metric", advice="add --metric NAME or FILE.py:FUNC")
 
 
+def _clean(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments that optimize, plan and simplify share."""
+    return {"skip": args.skip, "also": args.also, "fold_limit": args.fold_limit}
+
+
 def _search(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments that optimize and plan share."""
     return {
@@ -94,8 +105,8 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
         "metric": args.metric,
         "target": args.target,
         "seed": args.seed,
-        "skip": args.skip,
         "only": args.only,
+        **_clean(args),
         "freeze_weights": args.freeze_weights,
         "progress": not args.quiet,
     }

@@ -98,11 +98,7 @@ def _add_optimize(verbs: _Verbs[Parser]) -> None:
     fixed = search.add_mutually_exclusive_group()
     _add_preset(fixed)
     fixed.add_argument("--plan", metavar="FILE", help="carry out this plan instead of searching")
-    search.add_argument(
-        "--verify", choices=get_args(VerifyMode), default="end",
-        help="check the result at the end, after each pass (slow; names the guilty pass), or not"
-        " at all (default: end)",
-    )  # fmt: skip
+    _add_verify(search)
     output = _add_output(parser)
     output.add_argument("--save-plan", metavar="FILE", help="write the plan, for --plan")
     output.add_argument("--report", metavar="FILE.html", help="write the report as one HTML page")
@@ -119,6 +115,9 @@ def _add_simplify(verbs: _Verbs[Parser]) -> None:
         f"  {PROG} simplify model.onnx -o clean.onnx",
     )
     _model(parser, output="where the result goes")
+    rewrites = parser.add_argument_group("rewrites")
+    _add_clean(rewrites)
+    _add_verify(rewrites)
     output = _add_output(parser)
     _add_profile(output)
 
@@ -256,10 +255,7 @@ def _add_search(parser: Parser) -> argparse._ArgumentGroup:
         "--target", metavar="NAME|FILE.toml", default="ort-cpu",
         help="the device to optimise for: " + ", ".join(_targets()) + " (default: ort-cpu)",
     )  # fmt: skip
-    group.add_argument(
-        "--skip", metavar="PASS", action="append", default=[],
-        help="leave this pass out; may be given again ('onnxslim-rx passes' lists them)",
-    )  # fmt: skip
+    _add_clean(group)
     group.add_argument(
         "--only", metavar="PASS", action="append", default=[],
         help="use no pass but this one; may be given again",
@@ -274,6 +270,31 @@ def _add_search(parser: Parser) -> argparse._ArgumentGroup:
         help="seed of everything random (default: 0)",
     )  # fmt: skip
     return group
+
+
+def _add_clean(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--skip", metavar="PASS", action="append", default=[],
+        help="leave this pass out; may be given again ('onnxslim-rx passes' lists them)",
+    )  # fmt: skip
+    group.add_argument(
+        "--also", metavar="PASS", action="append", default=[],
+        help="use this optional pass, which needs operators of com.microsoft or a newer opset; may"
+        " be given again",
+    )  # fmt: skip
+    group.add_argument(
+        "--fold-limit", metavar="BYTES", type=values.size,
+        help="let the folding of constants add so much to the file, such as 10MB (default: 1 MiB,"
+        " and 64 KiB for each constant)",
+    )  # fmt: skip
+
+
+def _add_verify(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--verify", choices=get_args(VerifyMode), default="end",
+        help="check the result at the end, after each pass (slow; names the guilty pass), or not"
+        " at all (default: end)",
+    )  # fmt: skip
 
 
 def _targets() -> list[str]:

@@ -11,21 +11,35 @@ from onnxslim_rx.ir.load import load
 from onnxslim_rx.ir.mapped import MappedTensor
 from onnxslim_rx.ir.save import save
 from onnxslim_rx.ir.serial import digest, serialize, size_bytes
-from onnxslim_rx.ir.walk import clone, constant, graphs, mark, marked, nodes, tensors
+from onnxslim_rx.ir.walk import (
+    bodies,
+    clone,
+    constant,
+    graphs,
+    graphs_in,
+    mark,
+    marked,
+    nodes,
+    nodes_in,
+    tensors,
+)
 
 __all__ = [
     "Kind",
     "MappedTensor",
     "ModelLike",
+    "bodies",
     "clone",
     "constant",
     "digest",
     "graphs",
+    "graphs_in",
     "kind_of",
     "load",
     "mark",
     "marked",
     "nodes",
+    "nodes_in",
     "save",
     "serialize",
     "size_bytes",

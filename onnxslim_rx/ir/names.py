@@ -57,7 +57,7 @@ def _check(body: Body, visit: Visit, outer: Sequence[set[str]], used: set[str]) 
                     f"{describe(node)} uses the value {name!r}, which nothing makes",
                     expected="an input, an initializer or the output of a node",
                 )
-        is_sorted &= not needed & own - defined
+        is_sorted &= not (needed & own) - defined
         defined.update(node.output)
         used |= needed - own
     for name in _names(body.output):

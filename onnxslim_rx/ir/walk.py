@@ -9,15 +9,20 @@ import onnx_ir
 __all__ = [
     "MARK",
     "SOURCES",
+    "bodies",
     "clone",
     "constant",
     "graphs",
+    "graphs_in",
     "mark",
     "marked",
     "nodes",
+    "nodes_in",
     "replace_tensors",
     "tensors",
 ]
+
+_GRAPH, _GRAPHS = onnx_ir.AttributeType.GRAPH, onnx_ir.AttributeType.GRAPHS
 
 MARK = "rx.by"
 """Key in the metadata of a node: the pass that made it."""
@@ -35,17 +40,43 @@ def clone(model: onnx_ir.Model) -> onnx_ir.Model:
 
 def graphs(model: onnx_ir.Model) -> Iterator[onnx_ir.Graph]:
     """The main graph, its subgraphs, then the body of each function and its subgraphs."""
-    yield from model.graphs()
+    yield from graphs_in(model.graph)
     for function in model.functions.values():
-        yield function.graph
-        yield from function.subgraphs()
+        yield from graphs_in(function.graph)
+
+
+def graphs_in(graph: onnx_ir.Graph) -> Iterator[onnx_ir.Graph]:
+    """A graph, then the subgraphs of its nodes, at any depth."""
+    yield graph
+    for node in graph:
+        for body in bodies(node):
+            yield from graphs_in(body)
 
 
 def nodes(model: onnx_ir.Model) -> Iterator[onnx_ir.Node]:
     """Every node of every graph and function; a node comes before those of its subgraphs."""
-    yield from model.graph.all_nodes()
+    yield from nodes_in(model.graph)
     for function in model.functions.values():
-        yield from function.all_nodes()
+        yield from nodes_in(function.graph)
+
+
+def nodes_in(graph: onnx_ir.Graph) -> Iterator[onnx_ir.Node]:
+    """Every node of a graph and its subgraphs; a node comes before those of its subgraphs."""
+    for node in graph:
+        yield node
+        for body in bodies(node):
+            yield from nodes_in(body)
+
+
+def bodies(node: onnx_ir.Node) -> Sequence[onnx_ir.Graph]:
+    """The subgraphs of a node."""
+    found: list[onnx_ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == _GRAPH and not attribute.is_ref():
+            found.append(attribute.as_graph())
+        elif attribute.type == _GRAPHS and not attribute.is_ref():
+            found.extend(attribute.as_graphs())
+    return found
 
 
 def tensors(model: onnx_ir.Model) -> Iterator[onnx_ir.TensorProtocol]:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnxslim_rx import registry
 from onnxslim_rx.errors import InputError, VerificationError
 from onnxslim_rx.manager.contract import guarded
-from onnxslim_rx.manager.invariants import Fingerprint, fingerprint
+from onnxslim_rx.manager.invariants import fingerprint
 from onnxslim_rx.passbase import CompressionPass, Layer, PassResult, Skipped
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.stages import Treatment, apply_treatments
@@ -17,26 +17,15 @@ from onnxslim_rx.verify import compare_runs, generate_inputs
 __all__ = ["carry_out", "check_runs"]
 
 
-def carry_out(
-    one: CompressionPass, model: ir.Model, target: Target, before: Fingerprint
-) -> tuple[PassResult, Fingerprint]:
+def carry_out(one: CompressionPass, model: ir.Model, target: Target) -> PassResult:
     """Treat each layer of `model` with the first candidate that `one` offers, in place.
-
-    Args:
-        one: the pass.
-        model: a copy of the model, with the fingerprint `before`.
-        target: the device profile.
-        before: fingerprint of the original: that of a copy is the same.
-
-    Returns:
-        What was done, and the fingerprint of the model now.
 
     Raises:
         PassError: the pass raised.
     """
+    before = fingerprint(model)
     result = guarded(one.name, lambda: _treat(one, model, target))
-    after = fingerprint(model)
-    return PassResult(model, after != before, result.rewritten, result.skipped), after
+    return PassResult(model, fingerprint(model) != before, result.rewritten, result.skipped)
 
 
 def _treat(one: CompressionPass, model: ir.Model, target: Target) -> PassResult:

@@ -15,7 +15,7 @@ from onnxslim_rx.manager.compress import carry_out, check_runs
 from onnxslim_rx.manager.contract import inspect
 from onnxslim_rx.manager.equivalence import Equivalence
 from onnxslim_rx.manager.group import Group
-from onnxslim_rx.manager.invariants import fingerprint, problem, signature
+from onnxslim_rx.manager.invariants import count_nodes, problem, signature
 from onnxslim_rx.manager.journal import Journal, ManagerResult, OnFailure, Stopwatch
 from onnxslim_rx.passbase import CompressionPass, RewritePass
 from onnxslim_rx.progress import task
@@ -121,7 +121,8 @@ class _Run:
         # neighbouring rewrite passes together (key -1), each compression pass alone
         keys = {i: -1 if isinstance(one, RewritePass) else i for i, one in passes.items()}
         groups = [list(group) for _, group in itertools.groupby(passes, keys.__getitem__)]
-        self.model = clone(self.model)
+        if not groups:
+            self.model = clone(self.model)
         with task("passes", total=len(groups)) as advance:
             for group in groups:
                 rewrites = {i: p for i in group if isinstance(p := passes[i], RewritePass)}
@@ -151,19 +152,19 @@ class _Run:
         one = self.manager.passes[index]
         assert isinstance(one, CompressionPass)  # groups of rewrite passes are run elsewhere
         start, self.model = self.model, clone(self.model)
-        watch, before = Stopwatch(), fingerprint(start)
+        watch, before = Stopwatch(), count_nodes(start)
         try:
-            result, after = carry_out(one, self.model, self.manager.target, before)
+            result = carry_out(one, self.model, self.manager.target)
             inspect(one.name, self.model, self.promise)
             seed = self.manager.seed
             if result.modified:
                 self.if_it_runs(lambda: check_runs(one.name, start, self.model, seed))
         except (PassError, VerificationError) as failure:
             self.model = start
-            self.journal.note(index, watch, (before.nodes, before.nodes), None)
+            self.journal.note(index, watch.read(), (before, before), None)
             self.journal.reject(index, failure)
         else:
-            self.journal.note(index, watch, (before.nodes, after.nodes), result)
+            self.journal.note(index, watch.read(), (before, count_nodes(self.model)), result)
 
     def if_it_runs(self, verify: Callable[[], _T]) -> _T | None:
         """The value of `verify`; None where that is not asked, or the original does not run.

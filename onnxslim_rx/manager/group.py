@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnxslim_rx.errors import InputError, PassError, VerificationError
+from onnxslim_rx.analysis.facts import Facts
+from onnxslim_rx.errors import InputError, OnnxslimError, PassError, VerificationError
 from onnxslim_rx.ir import clone
 from onnxslim_rx.manager.contract import call, context
 from onnxslim_rx.manager.equivalence import Equivalence, first_difference
-from onnxslim_rx.manager.invariants import Fingerprint, Signature, fingerprint
+from onnxslim_rx.manager.invariants import (
+    Signature,
+    broken_promise,
+    count_nodes,
+    problem,
+    signature,
+)
 from onnxslim_rx.manager.journal import Journal, Stopwatch
-from onnxslim_rx.passbase import RewritePass
+from onnxslim_rx.passbase import PassContext, RewritePass
+from onnxslim_rx.rules import Rule, RuleError, drive
 from onnxslim_rx.targets import Target
 
 __all__ = ["Group"]
 
 _log = logging.getLogger(__name__)
 
+_OWN = "onnxslim_rx_passes."
+"""Passes of this package: their tests hold them to what they say of themselves, so that looking
+at the whole model after each call, which takes long on large ones, is left to verification."""
+
+Unit = tuple[int, ...]
+"""Positions of passes that are called together: rules of one phase, or one pass."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A call that changed the model.
+
+    Args:
+        unit: the passes that were called, without those that had failed before.
+        log: the pass behind each rewrite, in order; one entry for a pass that is no rule.
+    """
+
+    unit: Unit
+    log: tuple[int, ...]
+
 
 class Group:
     """Neighbouring rewrite passes.
 
-    Undoing is replaying: passes are deterministic, so the model before a call is made again from
-    the model at the start and the calls since. Nothing is copied as long as nothing fails.
+    Undoing is replaying: passes are deterministic, so the model before a call, or in the middle of
+    one, is made again from the model at the start and the calls since. Nothing is copied as long
+    as nothing fails.
 
     Args:
         passes: by their position in the journal.
@@ -55,100 +86,208 @@ class Group:
         self._target = target
         self._seed = seed
         self._max_rounds = max_rounds
-        self._set(clone(start), fingerprint(start))
+        self._set(clone(start))
 
-    def _set(self, model: ir.Model, print_: Fingerprint) -> None:
+    def _set(self, model: ir.Model) -> None:
         self._model = model
-        self._print = print_
+        self._facts = Facts(model)
 
     def run(self, check: Equivalence | None, *, each: bool) -> ir.Model:
         """The model after the passes.
 
         Args:
             check: verifies; None: nothing is verified.
-            each: verify after each call that changed something, not only at the end.
+            each: call rules one by one, and verify after each call that changed something.
 
         Raises:
             PassError: a pass broke its contract, and the journal raises failures.
             VerificationError: a pass changed what the model computes, likewise.
         """
         while True:
-            trace = self._settle(check if each else None)
+            trace = self._settle(check, each=each)
             if check is None or each or not trace:
                 return self._model
             guilty = self._blame(trace, check)
             if guilty is None:
                 return self._model
             self._journal.reject(*guilty)
-            self._set(clone(self._start), fingerprint(self._start))
+            self._set(clone(self._start))
 
-    def _settle(self, check: Equivalence | None) -> list[int]:
+    def _settle(self, check: Equivalence | None, *, each: bool) -> list[_Step]:
         """Call the passes in turns; return the calls, in order, that changed the model."""
-        trace: list[int] = []
-        seen: dict[int, int] = {}  # the length of the trace when a pass was called last
+        trace: list[_Step] = []
+        seen: dict[Unit, int] = {}  # the length of the trace when a unit was called last
+        units = self._units(together=not each)
         for _ in range(self._max_rounds):
-            for index in self._passes:
-                if self._journal.failed(index) or seen.get(index) == len(trace):
+            for unit in units:
+                if seen.get(unit) == len(trace):
                     continue
-                seen[index] = len(trace)
-                if self._call(index, trace, check):
-                    trace.append(index)
-            if all(self._journal.failed(i) or seen[i] == len(trace) for i in self._passes):
+                seen[unit] = len(trace)
+                step = self._call(unit, trace, check, each=each)
+                if step is not None:
+                    trace.append(step)
+            if all(seen[unit] == len(trace) for unit in units):
                 return trace
         _log.warning("passes still change the model after %d rounds", self._max_rounds)
         return trace
 
-    def _call(self, index: int, trace: Sequence[int], check: Equivalence | None) -> bool:
-        """Call one pass and check it; whether it changed the model, and that was kept."""
-        one = self._passes[index]
-        watch, before = Stopwatch(), self._print
-        try:
-            ctx = context(self._model, self._target, self._seed)
-            result, after = call(one, self._model, ctx, self._promise, before)
-            if check is not None and result.modified:
-                why = _difference(check, result.model)
-                if why is not None:
-                    raise VerificationError(_guilty(one.name, why))
-        except (PassError, VerificationError) as failure:
-            model = self._replay(trace)
-            self._set(model, fingerprint(model))
-            self._journal.note(index, watch, (before.nodes, self._print.nodes), None)
-            self._journal.reject(index, failure)
-            return False
-        self._set(result.model, after)
-        self._journal.note(index, watch, (before.nodes, after.nodes), result)
-        return result.modified
+    def _units(self, *, together: bool) -> list[Unit]:
+        def key(index: int) -> tuple[int, int]:
+            one = self._passes[index]
+            return (-1, one.phase) if together and isinstance(one, Rule) else (index, 0)
 
-    def _replay(self, trace: Sequence[int]) -> ir.Model:
+        return [tuple(unit) for _, unit in itertools.groupby(self._passes, key)]
+
+    def _call(
+        self, unit: Unit, trace: Sequence[_Step], check: Equivalence | None, *, each: bool
+    ) -> _Step | None:
+        """Call the passes of a unit and check them; None where nothing was changed, or kept."""
+        while unit := tuple(index for index in unit if not self._journal.failed(index)):
+            watch, before = Stopwatch(), count_nodes(self._model)
+            try:
+                step = self._apply(unit, trace, watch, before, strict=check is not None)
+                if step is not None and each and check is not None:
+                    why = _difference(check, self._model)
+                    if why is not None:
+                        name = self._passes[unit[0]].name
+                        raise _FailedError(unit[0], VerificationError(_guilty(name, why)))
+            except _FailedError as failure:
+                self._set(self._replay(trace))
+                self._journal.note(failure.index, watch.read(), (before, before), None)
+                self._journal.reject(failure.index, failure.error)
+            else:
+                return step
+        return None
+
+    def _apply(
+        self, unit: Unit, trace: Sequence[_Step], watch: Stopwatch, before: int, *, strict: bool
+    ) -> _Step | None:
+        """Call the passes of a unit, look at what they left, and note it in the journal."""
+        ctx = context(self._model, self._target, self._seed, self._facts)
+        rules = self._rules(unit)
+        if rules:
+            step = self._drive(unit, rules, ctx, trace, watch, before)
+        else:
+            (index,) = unit
+            one = self._passes[index]
+            strict = strict or not type(one).__module__.startswith(_OWN)
+            try:
+                result = call(one, self._model, ctx, self._promise, strict=strict)
+            except OnnxslimError as error:
+                raise _FailedError(index, error) from error
+            if result.model is not self._model:
+                self._set(result.model)
+            elif result.modified:
+                self._facts.forget()
+            self._journal.note(index, watch.read(), (before, count_nodes(self._model)), result)
+            step = _Step(unit, (index,) if result.modified else ())
+        return step if step.log else None
+
+    def _drive(
+        self,
+        unit: Unit,
+        rules: Sequence[Rule],
+        ctx: PassContext,
+        trace: Sequence[_Step],
+        watch: Stopwatch,
+        before: int,
+    ) -> _Step:
+        try:
+            driven = drive(self._model, rules, ctx)
+        except RuleError as error:
+            name, cause = rules[error.index].name, error.__cause__
+            found = PassError(
+                f"the pass {name!r} raised {type(cause).__name__} at {error.where}: {cause}"
+            )
+            raise _FailedError(unit[error.index], found) from error
+        step = _Step(unit, tuple(unit[i] for i in driven.log))
+        if step.log and (why := self._broken(self._model)) is not None:
+            index, why, _, _ = self._bisect([*trace, step], why, self._broken)
+            name = self._passes[index].name
+            raise _FailedError(index, PassError(f"the pass {name!r} left a broken model: {why}"))
+        counts = before, count_nodes(self._model)
+        self._journal.note_drive(unit, watch.read(), counts, self._model, driven)
+        return step
+
+    def _broken(self, model: ir.Model) -> str | None:
+        return problem(model) or broken_promise(self._promise, signature(model))
+
+    def _rules(self, unit: Unit) -> list[Rule]:
+        """The rules of a unit; none where it is a pass of another kind."""
+        found = [self._passes[index] for index in unit]
+        return [one for one in found if isinstance(one, Rule)]
+
+    def _replay(self, trace: Sequence[_Step], most: int | None = None) -> ir.Model:
+        """The model after the steps of `trace`, or after the first `most` rewrites in them."""
         model = clone(self._start)
-        for index in trace:
-            ctx = context(model, self._target, self._seed)
-            model = self._passes[index](model, ctx).model
+        facts = Facts(model)
+        for step in trace:
+            if most is not None and most <= 0:
+                break
+            ctx = context(model, self._target, self._seed, facts)
+            rules = self._rules(step.unit)
+            if rules:
+                drive(model, rules, ctx, limit=len(step.log) if most is None else most)
+            else:
+                model = self._passes[step.unit[0]](model, ctx).model
+                facts = Facts(model)
+            if most is not None:
+                most -= len(step.log)
         return model
 
     def _blame(
-        self, trace: Sequence[int], check: Equivalence
+        self, trace: Sequence[_Step], check: Equivalence
     ) -> tuple[int, VerificationError] | None:
-        """The call that made the model compute something else, by bisection; None if none did."""
+        """The pass that made the model compute something else; None if none did."""
         why = _difference(check, self._model)
         if why is None:
             return None
-        low, high = 0, len(trace)  # after `low` calls the model is right, after `high` wrong
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = _difference(check, self._replay(trace[:middle]))
-            if found is None:
-                low = middle
-            else:
-                high, why = middle, found
-        guilty = trace[high - 1]
-        right, wrong = self._replay(trace[:low]), self._replay(trace[:high])
+        guilty, why, right, wrong = self._bisect(trace, why, lambda m: _difference(check, m))
         try:
             node = first_difference(right, wrong, check.data[0])
         except InputError:  # the wrong model does not even run
             node = None
         place = f", first at {node.op_type} {node.name!r}" if node is not None else ""
         return guilty, VerificationError(_guilty(self._passes[guilty].name, why + place))
+
+    def _bisect(
+        self, trace: Sequence[_Step], why: str, wrong_with: Callable[[ir.Model], str | None]
+    ) -> tuple[int, str, ir.Model, ir.Model]:
+        """The pass behind the rewrite that made the model wrong.
+
+        Args:
+            trace: steps that lead from a right model to a wrong one.
+            why: what is wrong after the last.
+            wrong_with: what is wrong with a model, or None.
+
+        Returns:
+            The position of the pass, what is wrong after its rewrite, and the models before and
+            after it.
+        """
+        log = [index for step in trace for index in step.log]
+        low, high = 0, len(log)  # after `low` rewrites the model is right, after `high` wrong
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = wrong_with(self._replay(trace, middle))
+            if found is None:
+                low = middle
+            else:
+                high, why = middle, found
+        return log[high - 1], why, self._replay(trace, low), self._replay(trace, high)
+
+
+class _FailedError(Exception):
+    """A pass failed.
+
+    Args:
+        index: its position.
+        error: what is to be told.
+    """
+
+    def __init__(self, index: int, error: OnnxslimError) -> None:
+        super().__init__(str(error))
+        self.index = index
+        self.error = error
 
 
 def _difference(check: Equivalence, model: ir.Model) -> str | None:

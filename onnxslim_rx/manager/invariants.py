@@ -11,7 +11,17 @@ from collections.abc import Hashable, Iterator, Mapping
 
 import onnx_ir as ir
 
-__all__ = ["Fingerprint", "Signature", "broken_promise", "fingerprint", "problem", "signature"]
+from onnxslim_rx.ir import graphs
+
+__all__ = [
+    "Fingerprint",
+    "Signature",
+    "broken_promise",
+    "count_nodes",
+    "fingerprint",
+    "problem",
+    "signature",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +32,15 @@ class Fingerprint:
         structure: names, types, shapes, operators, attributes, metadata, and the identity of
             each tensor.
         tensors: keeps the tensors alive, so that no new one can take the identity of an old.
-        nodes: nodes of all graphs and functions.
     """
 
     structure: Hashable
     tensors: tuple[ir.TensorProtocol, ...] = dataclasses.field(compare=False, repr=False)
-    nodes: int = dataclasses.field(compare=False)
+
+
+def count_nodes(model: ir.Model) -> int:
+    """Nodes of all graphs and functions."""
+    return sum(len(graph) for graph in graphs(model))
 
 
 def fingerprint(model: ir.Model) -> Fingerprint:
@@ -47,18 +60,16 @@ def fingerprint(model: ir.Model) -> Fingerprint:
         for key, f in model.functions.items()
     )
     structure = head, walk.graph(model.graph), functions
-    return Fingerprint(structure, tuple(walk.tensors), walk.nodes)
+    return Fingerprint(structure, tuple(walk.tensors))
 
 
 class _Walk:
-    """Collects tensors, and counts nodes, on the way."""
+    """Collects tensors on the way."""
 
     def __init__(self) -> None:
         self.tensors: list[ir.TensorProtocol] = []
-        self.nodes = 0
 
     def graph(self, graph: ir.Graph) -> Hashable:
-        self.nodes += len(graph)
         return (
             graph.name,
             graph.doc_string,

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxslim_rx.errors import OnnxslimError
 from onnxslim_rx.passbase import PassResult, Skipped
+from onnxslim_rx.rules import Driven
 
 __all__ = ["Journal", "JournalEntry", "ManagerResult", "OnFailure", "Stopwatch"]
 
@@ -92,18 +93,22 @@ class Journal:
         return bool(self.entries[index].failure)
 
     def note(
-        self, index: int, watch: Stopwatch, nodes: tuple[int, int], result: PassResult | None
+        self,
+        index: int,
+        spent: tuple[float, float],
+        nodes: tuple[int, int],
+        result: PassResult | None,
     ) -> None:
         """Add one call.
 
         Args:
             index: position of the pass.
-            watch: started with the call.
+            spent: wall and CPU seconds.
             nodes: of the model before and after.
             result: what the pass returned; None where it was taken back.
         """
         old = self.entries[index]
-        seconds, cpu_seconds = watch.read()
+        seconds, cpu_seconds = spent
         self.entries[index] = dataclasses.replace(
             old,
             seconds=old.seconds + seconds,
@@ -115,6 +120,34 @@ class Journal:
             rewritten=old.rewritten + (result.rewritten if result is not None else 0),
             skipped=result.skipped if result is not None else old.skipped,
         )
+
+    def note_drive(
+        self,
+        indices: Sequence[int],
+        spent: tuple[float, float],
+        nodes: tuple[int, int],
+        model: ir.Model,
+        driven: Driven,
+    ) -> None:
+        """Add one drive of rules.
+
+        Each is charged the time of its own attempts, and CPU time in proportion; what looking for
+        nodes takes is shared among all. Nodes are counted for the drive as a whole.
+
+        Args:
+            indices: positions of the rules.
+            spent: wall and CPU seconds.
+            nodes: of the model before and after.
+            model: the model after.
+            driven: what the drive did.
+        """
+        seconds, cpu_seconds = spent
+        attempts = sum(tally.seconds for tally in driven.tallies)
+        rest = max(0.0, seconds - attempts) / len(indices)
+        for position, index in enumerate(indices):
+            own = driven.tallies[position].seconds + rest
+            share = own, cpu_seconds * own / seconds if seconds else 0.0
+            self.note(index, share, nodes, driven.result(position, model))
 
     def reject(self, index: int, failure: OnnxslimError) -> None:
         """Raise `failure`, or note that the pass at this position was rolled back."""

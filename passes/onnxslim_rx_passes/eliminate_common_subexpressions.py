@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from onnxslim_rx.ir import bodies
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skipped
-from onnxslim_rx.rewriter import Editor, bodies, remove
+from onnxslim_rx.rewriter import Editor, remove
 from onnxslim_rx_passes._graph import has_reference, is_random, label
 
 __all__ = ["EliminateCommonSubexpressions"]

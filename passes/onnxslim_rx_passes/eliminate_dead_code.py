@@ -8,9 +8,9 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedOpsetsPass
 
-from onnxslim_rx.ir import graphs
+from onnxslim_rx.ir import bodies, graphs
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass
-from onnxslim_rx.rewriter import bodies, remove
+from onnxslim_rx.rewriter import remove
 
 __all__ = ["EliminateDeadCode"]
 

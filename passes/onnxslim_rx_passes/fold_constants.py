@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim_rx.analysis.facts import Facts
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.ir import constant
+from onnxslim_rx.ir import bodies, constant, nodes_in
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skipped
-from onnxslim_rx.rewriter import Editor, bodies, remove
-from onnxslim_rx_passes._graph import Proofs, has_reference, is_random, label
+from onnxslim_rx.rewriter import Editor, remove
+from onnxslim_rx_passes._graph import has_reference, is_random, label
 
 __all__ = ["FoldConstants"]
 
@@ -24,7 +25,7 @@ Array = npt.NDArray[Any]
 
 _QUANTIZATION = {"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"}
 _NODE_BYTES = 128  # what a node takes in the file, about: names, operator, attributes
-_SMALL_BYTES = 1 << 16  # a result up to this size is computed even if its inputs are smaller
+_TIED_BYTES = 1024  # what is made of a larger constant with other readers would be a second copy
 _SMALL_ELEMENTS = 16  # a 16-bit tensor up to this size is no stored weight
 
 
@@ -32,46 +33,49 @@ _SMALL_ELEMENTS = 16  # a 16-bit tensor up to this size is no stored weight
 class FoldConstants(RewritePass):
     """Replace nodes that depend on constants alone by their result.
 
-    ONNX Runtime computes the results. Chains are folded as a whole, and only where the file does
-    not grow: a result may take as many bytes as the constants and nodes that it makes superfluous
-    did. So tied weights stay tied. Left alone are random and custom operators, owners of
-    subgraphs, functions, and what keeps weights small in the file: DequantizeLinear, casts from
-    integers of 8 bits and less to floats, casts of 16-bit floats to wider ones.
+    ONNX Runtime computes the results. Chains are folded as a whole. The file may grow by what the
+    options allow and no further: else a result takes at most as many bytes as the constants and
+    nodes that it makes superfluous did. So tied weights stay tied. Left alone are random and
+    custom operators, owners of subgraphs, functions, and what keeps weights small in the file:
+    DequantizeLinear, casts from integers of 8 bits and less to floats, casts of 16-bit floats to
+    wider ones.
 
     Args:
         max_bytes: no larger tensor is computed; bytes, at least 0.
+        growth: bytes that one result may take beyond what it makes superfluous, at least 0.
+        total_growth: the same for all results of one call together.
     """
 
     name: ClassVar[str] = "fold-constants"
     max_bytes: int = 1 << 28
+    growth: int = 1 << 16
+    total_growth: int = 1 << 20
 
     def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrite `model` in place."""
-        levels = _levels(model)
-        if not levels:
+        found = _constant_nodes(model)
+        if not found:
             return PassResult(model, modified=False)
         work = _Work(self, model, ctx)
-        for level in levels:
-            work.compute(level)
-        folded = work.materialise(list(itertools.chain(*levels)))
+        work.compute(found)
+        folded = work.materialise(found)
         return PassResult(model, folded > 0, folded, tuple(work.skipped))
 
 
-def _levels(model: ir.Model) -> list[list[ir.Node]]:
-    """Nodes that depend on constants alone; those of one level on earlier levels."""
-    depth: dict[ir.Value, int] = {}
-    levels: list[list[ir.Node]] = []
-    for node in model.graph.all_nodes():
-        if not _may_fold(node, model):
+def _constant_nodes(model: ir.Model) -> list[ir.Node]:
+    """Nodes that depend on constants alone, in order."""
+    found: list[ir.Node] = []
+    made: set[ir.Value] = set()
+    for node in nodes_in(model.graph):
+        if node.op_type == "Constant" or any(
+            value is not None and value not in made and constant(value) is None
+            for value in node.inputs
+        ):
             continue
-        inputs = [value for value in node.inputs if value is not None]
-        if not all(value in depth or constant(value) is not None for value in inputs):
-            continue
-        level = max((depth.get(value, 0) for value in inputs), default=0)
-        depth.update(dict.fromkeys(node.outputs, level + 1))
-        levels.extend([] for _ in range(level + 1 - len(levels)))
-        levels[level].append(node)
-    return levels
+        if _may_fold(node, model):
+            found.append(node)
+            made.update(node.outputs)
+    return found
 
 
 def _may_fold(node: ir.Node, model: ir.Model) -> bool:
@@ -98,60 +102,93 @@ class _Work:
     def __init__(self, options: FoldConstants, model: ir.Model, ctx: PassContext) -> None:
         self.options = options
         self.ctx = ctx
-        self.proofs = Proofs(model)
+        self.facts = ctx.facts or Facts(model)
         self.editor = Editor(model)
         self.known: dict[ir.Value, Array] = {}
+        self.pending: dict[ir.Graph, list[ir.Node]] = {}
+        self.waiting: dict[ir.Value, ir.Graph] = {}
+        self.grown = 0
         self.skipped: list[Skipped] = []
 
     # -- computing -----------------------------------------------------------------------------
 
-    def compute(self, level: Iterable[ir.Node]) -> None:
-        """Compute the nodes of one level whose inputs are known and whose results are not huge."""
-        ready: dict[ir.Graph | None, list[ir.Node]] = {}
-        for node in level:
-            arrays = [None if value is None else self.array(value) for value in node.inputs]
-            if any(a is None and v is not None for a, v in zip(arrays, node.inputs, strict=True)):
-                continue
-            if why_not := self.why_not(node, arrays):
+    def compute(self, found: Iterable[ir.Node]) -> None:
+        """Compute nodes whose results are not huge, as many at once as possible."""
+        for node in found:
+            inputs = [value for value in node.inputs if value is not None]
+            for value in inputs:
+                graph = self.waiting.get(value)
+                # names are unique in a graph, not across branches
+                if graph is not None and (graph is not node.graph or self.is_open(node)):
+                    self.flush(graph)
+            if not all(v in self.waiting or self.array(v) is not None for v in inputs):
+                continue  # what it reads was refused
+            if why_not := self.why_not(node):
                 self.skipped.append(Skipped(label(node), why_not))
             else:
-                ready.setdefault(node.graph, []).append(node)
-        for nodes in ready.values():  # names are unique in a graph, not across branches
-            self.run(nodes)
+                assert node.graph is not None  # it was found by walking its graph
+                self.pending.setdefault(node.graph, []).append(node)
+                self.waiting.update(dict.fromkeys(node.outputs, node.graph))
+        for graph in list(self.pending):
+            self.flush(graph)
+
+    def is_open(self, node: ir.Node) -> bool:
+        """Whether the size of a result is only known once the inputs are computed."""
+        return any(self.size(value, node) is None for value in node.outputs)
+
+    def flush(self, graph: ir.Graph) -> None:
+        """Run the nodes of a graph that wait."""
+        nodes = self.pending.pop(graph)
+        self.run(nodes)
+        for node in nodes:
+            for value in node.outputs:
+                del self.waiting[value]
 
     def array(self, value: ir.Value) -> Array | None:
         """What a value holds, if that is known."""
-        if value in self.known:
-            return self.known[value]
-        tensor = constant(value)
-        return None if tensor is None else tensor.numpy()
+        return self.known[value] if value in self.known else self.facts.array(value)
 
-    def why_not(self, node: ir.Node, arrays: Sequence[Array | None]) -> str | None:
-        """Why a node whose inputs are known is not computed."""
-        if any(self.proofs.dtype(v) == ir.DataType.STRING for v in (*node.inputs, *node.outputs)):
+    def why_not(self, node: ir.Node) -> str | None:
+        """Why a node whose inputs are constants is not computed."""
+        values = [value for value in (*node.inputs, *node.outputs) if value is not None]
+        if any(self.facts.dtype(value) == ir.DataType.STRING for value in values):
             return "it works on text"
-        if node.op_type in ("Cast", "CastLike") and arrays[0] is not None:
-            before, after = self.proofs.dtype(node.inputs[0]), self.proofs.dtype(node.outputs[0])
-            if _stores_weight(before, after, arrays[0].size):
+        if node.op_type in ("Cast", "CastLike"):
+            before, after = self.facts.dtype(node.inputs[0]), self.facts.dtype(node.outputs[0])
+            sizes = self.facts.sizes(node.inputs[0])
+            if _stores_weight(
+                before, after, _SMALL_ELEMENTS + 1 if sizes is None else math.prod(sizes)
+            ):
                 return "the narrow type keeps a weight small"
-        inputs = sum(array.nbytes for array in arrays if array is not None)
+        sizes_in = [self.bytes_of(value) for value in node.inputs if value is not None]
+        inputs = sum(size for size in sizes_in if size is not None)
         for value in node.outputs:
-            size = self.size(value, node, arrays)
+            size = self.size(value, node)
             if size is None:
                 return "the size of the result is not known before"
             if size > self.options.max_bytes:
                 return f"the result has {size} bytes"
-            if size > max(_SMALL_BYTES, 2 * inputs):
+            if size > max(self.options.growth, 2 * inputs):
                 return f"the file would grow by about {size} bytes"
         return None
 
-    def size(self, value: ir.Value, node: ir.Node, arrays: Sequence[Array | None]) -> int | None:
+    def bytes_of(self, value: ir.Value) -> int | None:
+        """Bytes of a tensor, or None where its size is not known."""
+        sizes, dtype = self.facts.sizes(value), self.facts.dtype(value)
+        if sizes is None:
+            array = self.array(value)
+            return None if array is None else array.nbytes
+        return math.prod(sizes) * (8 if dtype is None else math.ceil(dtype.itemsize))
+
+    def size(self, value: ir.Value, node: ir.Node) -> int | None:
         """Bytes of a result before it is computed, or None."""
-        sizes, dtype = self.proofs.sizes(value), self.proofs.dtype(value)
-        itemsize = 8 if dtype is None else math.ceil(dtype.itemsize)
-        if sizes is not None:
-            return math.prod(sizes) * itemsize
+        known = self.bytes_of(value)
+        if known is not None:
+            return known
+        arrays = [None if one is None else self.array(one) for one in node.inputs]
         elements = _asked_for(node.op_type, arrays)
+        dtype = self.facts.dtype(value)
+        itemsize = 8 if dtype is None else math.ceil(dtype.itemsize)
         return None if elements is None else elements * itemsize
 
     def run(self, nodes: Sequence[ir.Node]) -> None:
@@ -189,13 +226,16 @@ class _Work:
             if any(value.is_graph_output() for value in node.outputs):
                 self.skipped.append(Skipped(label(node), "the graph returns it"))
             elif used:
-                dying, freed = _made_superfluous(node)
+                dying, freed, kept = _made_superfluous(node)
                 size = sum(self.known[value].nbytes for value in used)
                 saved = freed + _NODE_BYTES * len(dying)
-                if size > saved:
-                    why = f"the file would grow by about {size - saved} bytes"
+                growth = size - saved
+                limit = min(self.options.growth, self.options.total_growth - self.grown)
+                if growth > (limit if kept <= _TIED_BYTES else 0):
+                    why = f"the file would grow by about {growth} bytes"
                     self.skipped.append(Skipped(label(node), why))
                     continue
+                self.grown += max(0, growth)
                 for value in used:
                     self.replace(value)
                 self.remove(dying)
@@ -241,18 +281,19 @@ def _asked_for(op_type: str, arrays: Sequence[Array | None]) -> int | None:
         start, limit, delta = (float(a.item()) for a in arrays if a is not None)
         return max(0, math.ceil((limit - start) / delta)) if delta else None
     total = sum(array.size for array in arrays if array is not None)
-    return total * total if total * total * 8 <= _SMALL_BYTES else None
+    return total * total if total * total <= _SMALL_ELEMENTS**3 else None
 
 
-def _made_superfluous(node: ir.Node) -> tuple[list[ir.Node], int]:
+def _made_superfluous(node: ir.Node) -> tuple[list[ir.Node], int, int]:
     """What nobody needs once the outputs of `node` are constants.
 
     Returns:
-        The nodes, readers before what they read, and the bytes of the constants that they read
-        and nobody else does.
+        The nodes, readers before what they read; the bytes of the constants that they read and
+        nobody else does; and of the largest constant that they read and others do as well.
     """
     dying = {node: None}
     constants: dict[ir.Value, int] = {}
+    shared: dict[ir.Value, int] = {}
     for reader in _growing(dying):
         for value in reader.inputs:
             if value is None:
@@ -260,12 +301,15 @@ def _made_superfluous(node: ir.Node) -> tuple[list[ir.Node], int]:
             producer, tensor = value.producer(), constant(value)
             made = (value,) if producer is None else producer.outputs
             if any(one.is_graph_output() or not _readers(one) <= dying.keys() for one in made):
+                if tensor is not None:
+                    shared[value] = tensor.nbytes
                 continue
             if tensor is not None:
+                shared.pop(value, None)
                 constants[value] = tensor.nbytes
             if producer is not None:
                 dying.setdefault(producer)
-    return list(dying), sum(constants.values())
+    return list(dying), sum(constants.values()), max(shared.values(), default=0)
 
 
 def _readers(value: ir.Value) -> set[ir.Node]:
@@ -274,8 +318,8 @@ def _readers(value: ir.Value) -> set[ir.Node]:
 
 def _growing(nodes: dict[ir.Node, None]) -> Iterator[ir.Node]:
     """The nodes, also those that are added while this runs."""
-    done = 0
-    while done < len(nodes):
-        for node in list(nodes)[done:]:
-            done += 1
+    done: list[ir.Node] = []
+    while len(done) < len(nodes):
+        for node in list(itertools.islice(nodes, len(done), None)):
+            done.append(node)
             yield node

@@ -8,7 +8,7 @@ from typing import ClassVar
 import onnx
 import onnx_ir as ir
 
-from onnxslim_rx.ir import constant
+from onnxslim_rx.ir import constant, nodes_in
 from onnxslim_rx.ir.walk import MARK
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skipped
 from onnxslim_rx.rewriter import remove
@@ -33,7 +33,7 @@ class LiftConstants(RewritePass):
             why = f"version {model.ir_version} of the format has no initializers beside inputs"
             return PassResult(model, modified=False, skipped=(Skipped("the model", why),))
         lifted, skipped = 0, []
-        for node in list(model.graph.all_nodes()):
+        for node in list(nodes_in(model.graph)):
             if node.op_type != "Constant" or node.domain != "":
                 continue
             why_not = _lift(node)

@@ -44,15 +44,30 @@ GROWS = {
 
 
 @pytest.mark.parametrize("case", GROWS)
-def test_the_file_never_grows(rewrite, case):
+@pytest.mark.parametrize("limit", [0, 4000, 8000])
+def test_the_file_grows_up_to_the_limit(rewrite, case, limit):
     body, weights = GROWS[case]
     text = f"g (float[400, 4] x) => (float[400, 4] y) {{ {body}  y = Mul(x, c) }}"
 
-    done = rewrite(FoldConstants(), text, weights)
+    done = rewrite(FoldConstants(growth=limit), text, weights)
 
-    assert not done.entry.changed
-    assert "the file would grow" in done.reasons[0]
-    assert size_bytes(done.after) <= size_bytes(done.before)
+    grown = size_bytes(done.after) - size_bytes(done.before)
+    assert done.entry.changed == (limit > 400 * 4 * 4)
+    assert done.entry.changed or "the file would grow" in done.reasons[0]
+    assert grown <= limit
+
+
+def test_all_results_together_grow_up_to_a_limit(rewrite):
+    text = f"""{G} {{
+        a = ConstantOfShape(s)  b = ConstantOfShape<value = float[1] {{2.0}}>(s)
+        p = Mul(x, a)  q = ReduceSum<keepdims = 0>(b)  y = Mul(p, q) }}"""
+
+    def folded(total):
+        one = FoldConstants(growth=1 << 16, total_growth=total)
+        return rewrite(one, text, {"s": np.array([1, 400])}, runs=False).ops
+
+    assert folded(1000) == ["ConstantOfShape", "Mul", "Mul"]  # a scalar takes no space
+    assert folded(2000) == ["Mul", "Mul"]
 
 
 def test_absurd_sizes_are_not_even_computed(rewrite):

@@ -1,0 +1,68 @@
+"""SimplifyReshape: sizes are copied or inferred instead of computed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxslim_rx_passes.simplify_reshape import SimplifyReshape
+
+HEAD = "s = Shape(x)  b = Gather(s, zero)  t = Gather(s, one)"
+WEIGHTS = {
+    "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "four": np.array([4]),
+    "six": np.array([6]), "minus": np.array([-1]),
+}  # fmt: skip
+
+SIMPLER = {
+    "heads": ("Concat<axis = 0>(b, t, two, four)", "A, B, C, D", [0, 0, 2, 4]),
+    "flattened": ("Concat<axis = 0>(n, four)", "A, B", [-1, 4]),
+    "the exporter infers": ("Concat<axis = 0>(b, minus)", "A, B", [0, -1]),
+    "the whole shape": ("Identity(s)", "A, B, C", [0, 0, 8]),
+    "one moves": ("Concat<axis = 0>(t, b, four, two)", None, None),
+}
+
+
+@pytest.mark.parametrize("case", SIMPLER)
+def test_sizes_that_follow_are_not_computed(rewrite, case):
+    target, result, expected = SIMPLER[case]
+    text = f"""g (float[N, M, 8] x) => (float[{result or "A, B, C, D"}] y) {{
+        {HEAD}  bt = Mul(b, t)  n = Mul(bt, two)  q = {target}  y = Reshape(x, q) }}"""
+
+    done = rewrite(SimplifyReshape(), text, WEIGHTS)
+
+    if expected is None:
+        assert not done.entry.changed
+        assert "more than one" in done.reasons[0]
+    else:
+        shape = done.after.graph[-1].inputs[1].const_value
+        assert shape.numpy().tolist() == expected
+
+
+def test_half_precision_in_a_branch(rewrite):
+    text = """g (float16[N, 8] x, bool c) => (float16[A, B, C] y) {
+        y = If (c) <then_branch = t () => (float16[A, B, C] p) {
+            s = Shape(x)  b = Gather(s, zero)  q = Concat<axis = 0>(b, two, four)
+            p = Reshape(x, q) },
+          else_branch = e () => (float16[A, B, C] r) { r = Reshape(x, k) }> }"""
+
+    done = rewrite(SimplifyReshape(), text, {**WEIGHTS, "k": np.array([-1, 2, 4])})
+
+    assert done.entry.rewritten == 1
+
+
+def test_shapes_from_data_stay(rewrite):
+    text = "g (float[2, 8] x, int64[2] q) => (float[A, B] y) { y = Reshape(x, q) }"
+
+    done = rewrite(SimplifyReshape(), text, runs=False)
+
+    assert done.reasons == ["its shape is computed from data"]
+
+
+def test_zero_that_means_nothing_to_copy_stays(rewrite):
+    text = f"""g (float[N, M, 8] x) => (float[A, B, C] y) {{
+        {HEAD}  e = Mul(b, zero)  q = Concat<axis = 0>(b, t, six)  p = Reshape(x, r)
+        y = Reshape<allowzero = 1>(p, q) }}"""
+
+    done = rewrite(SimplifyReshape(), text, {**WEIGHTS, "r": np.array([0, 0, 8])}, runs=False)
+
+    assert any("does not mean a copy" in why for why in done.reasons)
