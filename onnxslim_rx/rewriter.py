@@ -8,9 +8,9 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from onnxslim_rx.ir import bodies, graphs, mark, nodes
+from onnxslim_rx.ir import bodies, graphs, is_overridable, mark, nodes
 
-__all__ = ["Editor", "Emitted", "remove"]
+__all__ = ["Editor", "Emitted", "drop_initializer", "remove"]
 
 _FIRST_FREE_INITIALIZERS = 4
 """Before this version of the format every initializer had to be a graph input as well."""
@@ -183,13 +183,22 @@ class Editor:
     def remove_unused(self, values: Iterable[ir.Value | None]) -> None:
         """Drop those constants among `values` that nobody reads or returns."""
         for value in dict.fromkeys(values):
-            if value is None or value.uses() or value.is_graph_output() or value.is_graph_input():
+            if value is None or value.uses() or value.is_graph_output() or is_overridable(value):
                 continue
             node = value.producer()
-            if value.is_initializer() and value.graph is not None and value.name is not None:
-                del value.graph.initializers[value.name]
+            if value.is_initializer():
+                drop_initializer(value)
             elif node is not None and node.op_type == "Constant" and node.graph is not None:
                 remove(node)
+
+
+def drop_initializer(value: ir.Value) -> None:
+    """Take an initializer that nobody reads, and callers cannot feed, out of its graph."""
+    graph = value.graph
+    assert graph is not None  # initializers belong to one
+    if value.is_graph_input():  # in name only
+        graph.inputs.remove(value)
+    del graph.initializers[str(value.name)]
 
 
 def remove(node: ir.Node) -> None:

@@ -19,7 +19,7 @@ from onnxslim_rx.ir.kinds import ModelLike, graphsurgeon, kind_of
 from onnxslim_rx.ir.mapped import Bytes, MappedTensor, map_file
 from onnxslim_rx.ir.serial import skeleton
 from onnxslim_rx.ir.tensors import check_tensors, find_data
-from onnxslim_rx.ir.walk import SOURCES, clone, nodes, replace_tensors, tensors
+from onnxslim_rx.ir.walk import SOURCES, clone, nodes, replace_tensors, seal, tensors
 
 __all__ = ["load"]
 
@@ -96,6 +96,7 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> onnx_ir.Model:
     keep_types(model, types)
     if not is_sorted:
         _sort(model)
+    seal(model)
     return model
 
 
@@ -116,6 +117,7 @@ def _from_ir(model: onnx_ir.Model) -> onnx_ir.Model:
             _check_file(tensor)
     copy = clone(model)
     check_structure(skeleton(copy))
+    seal(copy)
     return copy
 
 

@@ -14,15 +14,23 @@ __all__ = [
     "constant",
     "graphs",
     "graphs_in",
+    "is_overridable",
     "mark",
     "marked",
     "nodes",
     "nodes_in",
     "replace_tensors",
+    "seal",
     "tensors",
 ]
 
 _GRAPH, _GRAPHS = onnx_ir.AttributeType.GRAPH, onnx_ir.AttributeType.GRAPHS
+
+_FIRST_OVERRIDABLE = 4
+"""The first version of the format whose initializers may be inputs, and need not."""
+
+_SEALED = "rx.sealed"
+"""Key in `value.meta`: an initializer that is an input in name only."""
 
 MARK = "rx.by"
 """Key in the metadata of a node: the pass that made it."""
@@ -127,14 +135,14 @@ def _held(attribute: onnx_ir.Attr) -> Sequence[onnx_ir.TensorProtocol]:
 def constant(value: onnx_ir.Value | None) -> onnx_ir.TensorProtocol | None:
     """The tensor that `value` always holds, or None where it depends on the model's inputs.
 
-    That is an initializer that the caller of the model cannot override (not a graph input), or
-    the output of a Constant node.
+    That is an initializer that the caller of the model cannot override (see `is_overridable`),
+    or the output of a Constant node.
     """
     if value is None:
         return None
     producer = value.producer()
     if producer is None:
-        return value.const_value if value.is_initializer() and not value.is_graph_input() else None
+        return value.const_value if value.is_initializer() and not is_overridable(value) else None
     if producer.op_type != "Constant" or producer.domain != "" or len(producer.attributes) != 1:
         return None
     (attribute,) = producer.attributes.values()
@@ -143,6 +151,23 @@ def constant(value: onnx_ir.Value | None) -> onnx_ir.TensorProtocol | None:
     if attribute.type == onnx_ir.AttributeType.SPARSE_TENSOR:
         return None
     return onnx_ir.convenience.get_const_tensor(value)
+
+
+def is_overridable(value: onnx_ir.Value) -> bool:
+    """Whether callers may feed `value`: it is a graph input.
+
+    Before version 4 of the format every initializer had to be listed as an input; ONNX Runtime
+    takes those for constants, and refuses to be fed one. `seal` tells them from inputs.
+    """
+    return value.is_graph_input() and not (value.is_initializer() and _SEALED in value.meta)
+
+
+def seal(model: onnx_ir.Model) -> None:
+    """Note on initializers that are listed as inputs that they are no inputs, where so."""
+    if model.ir_version < _FIRST_OVERRIDABLE:
+        for value in model.graph.inputs:
+            if value.is_initializer():
+                value.meta[_SEALED] = True
 
 
 def mark(node: onnx_ir.Node, by: str) -> None:

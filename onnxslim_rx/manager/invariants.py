@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping
 
 import onnx_ir as ir
 
-from onnxslim_rx.ir import graphs
+from onnxslim_rx.ir import graphs, is_overridable
 
 __all__ = [
     "Fingerprint",
@@ -148,7 +148,7 @@ class Signature:
 def signature(model: ir.Model) -> Signature:
     """What callers of `model` rely on."""
     return Signature(
-        inputs=tuple(map(_argument, model.graph.inputs)),
+        inputs=tuple(_argument(one) for one in model.graph.inputs if is_overridable(one)),
         outputs=tuple(map(_argument, model.graph.outputs)),
         opsets=dict(model.opset_imports),
         metadata=dict(model.metadata_props),

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim_rx.ir import graphs
+from onnxslim_rx.ir import graphs, is_overridable
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skipped
+from onnxslim_rx.rewriter import drop_initializer
 
 __all__ = ["DeduplicateInitializers"]
 
@@ -40,14 +41,14 @@ class DeduplicateInitializers(RewritePass):
                 tensor = value.const_value
                 if tensor is None or tensor.dtype == ir.DataType.STRING:
                     continue
-                if value.is_graph_input() or value.is_graph_output():
+                if is_overridable(value) or value.is_graph_output():
                     continue  # callers tell it from others by its name
                 if tensor.nbytes > self.max_bytes:
                     skipped.append(Skipped(str(value.name), f"has {tensor.nbytes} bytes"))
                     continue
                 key = tensor.dtype, tuple(tensor.shape.numpy()), _sample(tensor)
                 alike.setdefault(key, []).append(value)
-            removed += sum(_merge(graph, values) for values in alike.values() if len(values) > 1)
+            removed += sum(_merge(values) for values in alike.values() if len(values) > 1)
         return PassResult(model, removed > 0, removed, tuple(skipped))
 
 
@@ -57,7 +58,7 @@ def _sample(tensor: ir.TensorProtocol) -> bytes:
     return bytes(flat[:: max(1, flat.size // _SAMPLES)].tobytes())
 
 
-def _merge(graph: ir.Graph, values: list[ir.Value]) -> int:
+def _merge(values: list[ir.Value]) -> int:
     """Merge those of `values` that hold the same; return how many were removed."""
     first: dict[bytes, ir.Value] = {}
     removed = 0
@@ -67,6 +68,6 @@ def _merge(graph: ir.Graph, values: list[ir.Value]) -> int:
         kept = first.setdefault(key, value)
         if kept is not value:
             value.replace_all_uses_with(kept)
-            del graph.initializers[str(value.name)]
+            drop_initializer(value)
             removed += 1
     return removed

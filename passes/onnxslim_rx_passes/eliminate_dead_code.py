@@ -8,9 +8,9 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedOpsetsPass
 
-from onnxslim_rx.ir import bodies, graphs
+from onnxslim_rx.ir import bodies, graphs, is_overridable
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass
-from onnxslim_rx.rewriter import remove
+from onnxslim_rx.rewriter import drop_initializer, remove
 
 __all__ = ["EliminateDeadCode"]
 
@@ -30,9 +30,9 @@ class EliminateDeadCode(RewritePass):
         removed += sum(_sweep(function.graph) for function in model.functions.values())
         functions = RemoveUnusedFunctionsPass()(model).modified  # type: ignore[no-untyped-call]
         for graph in graphs(model):
-            for name, value in list(graph.initializers.items()):
-                if not (value.uses() or value.is_graph_input() or value.is_graph_output()):
-                    del graph.initializers[name]
+            for value in list(graph.initializers.values()):
+                if not (value.uses() or is_overridable(value) or value.is_graph_output()):
+                    drop_initializer(value)
                     removed += 1
         imports = RemoveUnusedOpsetsPass()(model).modified
         return PassResult(model, removed > 0 or functions or imports, removed)
