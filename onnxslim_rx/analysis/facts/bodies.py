@@ -89,15 +89,22 @@ def _merged_shape(a: Shape | None, b: Shape | None) -> Shape | None:
     return tuple(x if x == y else fresh() for x, y in zip(a, b, strict=True))
 
 
-def _weaker(assumed: Known, found: Known) -> Known:
-    """What of an assumption holds after a step too; `assumed` itself if all does."""
+def _weaker(assumed: Known, found: Known, free: set[Dim]) -> Known:
+    """What of an assumption holds after a step too; `assumed` itself if all does.
+
+    Args:
+        assumed: what was supposed before the step.
+        found: what follows.
+        free: symbols of which nothing is supposed; more are added.
+    """
     dtype = assumed.dtype if assumed.dtype == found.dtype else None
-    shape = assumed.shape
-    if shape is not None and shape != found.shape:
-        shape = _merged_shape(shape, found.shape)
-    if dtype == assumed.dtype and shape is assumed.shape:
-        return assumed
-    return Known(dtype, shape)
+    shape: Shape | None = None
+    if assumed.shape is not None and found.shape is not None:
+        if len(assumed.shape) == len(found.shape):
+            pairs = zip(assumed.shape, found.shape, strict=True)
+            shape = tuple(x if x == y or x in free else fresh() for x, y in pairs)
+            free.update(set(shape).difference(assumed.shape))
+    return assumed if (dtype, shape) == (assumed.dtype, assumed.shape) else Known(dtype, shape)
 
 
 def _settled(
@@ -113,13 +120,14 @@ def _settled(
         facts: the state is noted there.
     """
     assumed = {value: first._replace(contents=None) for value, (first, _) in states.items()}
+    free: set[Dim] = set()
     for attempt in range(_MOST_TRIES + 1):
         for value, known in assumed.items():
             facts.learn(value, known if attempt < _MOST_TRIES else NOTHING)
         found = facts.settle([after for _, after in states.values()])
         if attempt == _MOST_TRIES:
             return
-        weaker = [_weaker(a, b) for a, b in zip(assumed.values(), found, strict=True)]
+        weaker = [_weaker(a, b, free) for a, b in zip(assumed.values(), found, strict=True)]
         if all(a is b for a, b in zip(assumed.values(), weaker, strict=True)):
             return
         assumed = dict(zip(assumed, weaker, strict=True))

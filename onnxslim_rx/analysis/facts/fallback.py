@@ -13,6 +13,13 @@ from onnxslim_rx.analysis.facts.known import Known, Site
 
 __all__ = ["Fallback"]
 
+_WRONG = {"STFT"}
+"""Operators whose inference in ONNX 1.23 contradicts its own reference implementation."""
+
+_DIFFERENT = (48, 16)
+_EQUAL = (48, 0)
+"""First number and step; many numbers divide them, as some operators ask of sizes."""
+
 _LARGEST = 64
 """Constants with more elements are not shown: none of them determines a shape."""
 
@@ -25,6 +32,8 @@ class Fallback:
 
     def __call__(self, site: Site) -> Sequence[Known]:
         """What ONNX says of the outputs; nothing where it raises or knows no such operator."""
+        if site.node.op_type in _WRONG:
+            return ()
         proto = _proto(site.node)
         if proto is None:
             return ()
@@ -43,7 +52,10 @@ class Fallback:
         )
         answer = self._answers.get(key)
         if answer is None:
-            answer = self._answers[key] = _ask(proto, site.version, types, data)
+            answer = _ask(proto, site.version, types, data)
+            if symbols:
+                answer = _confirmed(answer, proto, site.version, types, data)
+            self._answers[key] = answer
         sizes = {name: dim for dim, name in symbols.items()}
         return [_known(one, sizes) for one in answer]
 
@@ -66,6 +78,61 @@ def _ask(
     except Exception:  # noqa: BLE001  (unknown operator, invalid node: C++ raises several types)
         return []
     return [found.get(name) for name in proto.output]
+
+
+def _confirmed(
+    answer: list[onnx.TypeProto | None],
+    proto: onnx.NodeProto,
+    version: int,
+    types: Sequence[onnx.TypeProto],
+    data: dict[str, onnx.TensorProto],
+) -> list[onnx.TypeProto | None]:
+    """What of an answer about symbols holds for numbers too.
+
+    Inference of several operators takes a symbol for 0. It is asked again with numbers in the
+    place of symbols, different ones or else equal ones, and sizes that come out otherwise are
+    dropped.
+    """
+    for steps in (_DIFFERENT, _EQUAL):
+        values: dict[str, int] = {}
+        tried = [_numbered(one, values, steps) for one in types]
+        found = _ask(proto, version, tried, data)
+        if found:
+            return [
+                one if one is None or other is None else _agreed(one, other, values)
+                for one, other in zip(answer, found, strict=False)
+            ]
+    return [None if one is None else _agreed(one, None, {}) for one in answer]
+
+
+def _numbered(
+    proto: onnx.TypeProto, values: dict[str, int], steps: tuple[int, int]
+) -> onnx.TypeProto:
+    """The type with numbers for symbols, which are noted in `values`."""
+    copy = onnx.TypeProto()
+    copy.CopyFrom(proto)
+    for dim in copy.tensor_type.shape.dim if proto.tensor_type.HasField("shape") else ():
+        if dim.dim_param:
+            start, step = steps
+            dim.dim_value = values.setdefault(dim.dim_param, start + step * len(values))
+    return copy
+
+
+def _agreed(
+    proto: onnx.TypeProto, found: onnx.TypeProto | None, values: dict[str, int]
+) -> onnx.TypeProto:
+    """The type without sizes that are not as in `found`; without all numbers if that is None."""
+    tensor = proto.tensor_type
+    if found is None or len(found.tensor_type.shape.dim) != len(tensor.shape.dim):
+        for dim in tensor.shape.dim:
+            if dim.HasField("dim_value"):
+                dim.Clear()
+        return proto
+    for dim, other in zip(tensor.shape.dim, found.tensor_type.shape.dim, strict=True):
+        size = dim.dim_value if dim.HasField("dim_value") else values.get(dim.dim_param)
+        if other.HasField("dim_value") and size is not None and size != other.dim_value:
+            dim.Clear()
+    return proto
 
 
 def _proto(node: ir.Node) -> onnx.NodeProto | None:

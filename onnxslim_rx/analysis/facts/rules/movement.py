@@ -55,8 +55,13 @@ def _squeeze(site: Site) -> Sequence[Known]:
 def _unsqueeze(site: Site) -> Sequence[Known]:
     first = site.get(0)
     axes = site.listed("axes", 1)
-    if first.shape is None or axes is None:
+    if first.shape is None:
         return (Known(first.dtype),)
+    if axes is None:
+        count = site.get(1).shape
+        if count is None or len(count) != 1 or not isinstance(count[0], int):
+            return (Known(first.dtype),)
+        return (Known(first.dtype, unknown_shape(len(first.shape) + count[0])),)
     rank = len(first.shape) + len(axes)
     new = {axis_within(axis, rank) for axis in axes}
     sizes = iter(first.shape)

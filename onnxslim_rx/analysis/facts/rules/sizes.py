@@ -51,10 +51,12 @@ def _constant_of_shape(site: Site) -> Sequence[Known]:
     return (Known(dtype, sizes, contents),)
 
 
-def _range(site: Site) -> Sequence[Known]:
+def _range(site: Site) -> Sequence[Known] | None:
     dtype = site.get(0).dtype
+    if dtype is None or not dtype.is_integer():
+        return None
     bounds = [site.contents(index) for index in range(3)]
-    if dtype is None or not dtype.is_integer() or None in bounds:
+    if None in bounds:
         return (Known(dtype, (fresh(),)),)
     start, limit, step = (bound[0] for bound in bounds if bound)
     if not isinstance(step, int) or step == 0:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from onnxslim_rx.analysis.facts.known import Rule
 from onnxslim_rx.analysis.facts.rules import (
+    contrib,
     elementwise,
     gathering,
+    layers,
     movement,
     products,
     reductions,
@@ -21,6 +23,7 @@ __all__ = ["CONTRIB", "STANDARD"]
 STANDARD: Mapping[str, Rule] = {
     **elementwise.RULES,
     **gathering.RULES,
+    **layers.RULES,
     **movement.RULES,
     **products.RULES,
     **reductions.RULES,
@@ -30,5 +33,5 @@ STANDARD: Mapping[str, Rule] = {
 }
 """By operator, those of ONNX itself."""
 
-CONTRIB: Mapping[str, Mapping[str, Rule]] = {}
+CONTRIB: Mapping[str, Mapping[str, Rule]] = {"com.microsoft": contrib.RULES}
 """By domain and operator, those of others."""

@@ -30,12 +30,23 @@ def _windows(site: Site, sizes: Shape, kernel: Sequence[Dim], *, pool: bool) -> 
             continue
         padded = size if auto == "VALID" else size + pads[axis] + pads[axis + rank]
         room = padded - ((kernel[axis] - 1) * dilations[axis] + 1)
-        if rounds_up:  # a window that starts in the padding at the end is left out or not
-            exact = room % strides[axis] == 0 if isinstance(room, int) else strides[axis] == 1
-            result.append(floor_div(room, strides[axis]) + 1 if exact else fresh())
-        else:
-            result.append(floor_div(room, strides[axis]) + 1)
+        count = floor_div(room, strides[axis]) + 1
+        if rounds_up and strides[axis] > 1:
+            begin = 0 if auto == "VALID" else pads[axis]
+            count = _rounded_up(size + begin, room, strides[axis])
+        result.append(count)
     return tuple(result)
+
+
+def _rounded_up(end: Dim, room: Dim, stride: int) -> Dim:
+    """How many windows there are where the last may reach over the end.
+
+    Runtimes disagree on a window that would start in the padding after `end`.
+    """
+    if not isinstance(room, int) or not isinstance(end, int):
+        return fresh()
+    count = -(-room // stride) + 1
+    return count if (count - 1) * stride < end else fresh()
 
 
 def _convolution(inputs: tuple[int, int], dtype: ir.DataType | None, like: int = 0) -> Rule:
@@ -79,6 +90,8 @@ def _transposed(site: Site) -> Sequence[Known]:
         return (Known(data.dtype, (data.shape[0], channels, *spatial)),)
     dilations = site.attribute("dilations") or [1] * rank
     pads = site.attribute("pads") or [0] * (2 * rank)
+    if site.attribute("auto_pad", "NOTSET") == "VALID":
+        pads = [0] * (2 * rank)
     extra = site.attribute("output_padding") or [0] * rank
     kernel = site.attribute("kernel_shape") or weight.shape[2:]
     spatial = tuple(
