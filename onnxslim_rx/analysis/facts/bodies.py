@@ -7,7 +7,8 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from onnxslim_rx.analysis.facts.dims import Dim, fresh, low
+from onnxslim_rx.analysis.facts.bounds import low
+from onnxslim_rx.analysis.facts.dims import Dim, fresh
 from onnxslim_rx.analysis.facts.known import NOTHING, Known, Shape, Site
 
 __all__ = ["RULES", "bodies", "captured", "has_bodies"]
@@ -99,11 +100,11 @@ def _weaker(assumed: Known, found: Known, free: set[Dim]) -> Known:
     """
     dtype = assumed.dtype if assumed.dtype == found.dtype else None
     shape: Shape | None = None
-    if assumed.shape is not None and found.shape is not None:
-        if len(assumed.shape) == len(found.shape):
-            pairs = zip(assumed.shape, found.shape, strict=True)
-            shape = tuple(x if x == y or x in free else fresh() for x, y in pairs)
-            free.update(set(shape).difference(assumed.shape))
+    before, after = assumed.shape, found.shape
+    if before is not None and after is not None and len(before) == len(after):
+        pairs = zip(before, after, strict=True)
+        shape = tuple(x if x == y or x in free else fresh() for x, y in pairs)
+        free.update(set(shape).difference(before))
     return assumed if (dtype, shape) == (assumed.dtype, assumed.shape) else Known(dtype, shape)
 
 

@@ -21,8 +21,6 @@ __all__ = [
     "Expr",
     "evaluate",
     "fresh",
-    "is_natural",
-    "low",
     "polynomial",
     "product",
     "symbol",
@@ -129,14 +127,14 @@ class Expr:
         if not isinstance(other, Expr):
             return NotImplemented
         if len(self.terms) * len(other.terms) > 4 * _MOST_TERMS:
-            return _product_symbol(self, other)
+            return fresh(None)
         found: dict[Monomial, int] = {}
         for left, factor in self.terms:
             for right, other_factor in other.terms:
                 both = tuple(sorted(left + right))
                 found[both] = found.get(both, 0) + factor * other_factor
         if len(found) > _MOST_TERMS or max(map(len, found)) > _MOST_FACTORS:
-            return _product_symbol(self, other)
+            return fresh(None)
         return polynomial(found)
 
     __rmul__ = __mul__
@@ -204,10 +202,6 @@ def _variable(atom: Atom) -> Expr:
     return Expr((((atom,), 1),))
 
 
-def _product_symbol(a: Expr, b: Expr) -> Expr:
-    return fresh(0 if is_natural(a) and is_natural(b) else None)
-
-
 def polynomial(terms: Mapping[Monomial, int]) -> Dim:
     """The sum of these products and factors."""
     kept = [item for item in terms.items() if item[1]]
@@ -227,63 +221,6 @@ def product(dims: Iterable[Dim]) -> Dim:
     for dim in dims:
         result = result * dim
     return result
-
-
-def low(dim: Dim) -> int | None:
-    """A number that `dim` is never below; None where none was found."""
-    return dim if isinstance(dim, int) else _low(dim, 4)
-
-
-def is_natural(dim: Dim) -> bool:
-    """Whether `dim` is proven to be 0 or more."""
-    least = low(dim)
-    return least is not None and least >= 0
-
-
-def _low(dim: Expr, tries: int) -> int | None:
-    total = 0
-    for monomial, factor in dim.terms:
-        if not monomial:
-            total += factor
-            continue
-        least = 1
-        for atom in monomial:
-            if atom.low is None or atom.low < 0:
-                least = -1
-                break
-            least *= atom.low
-        if factor < 0 or least < 0:
-            return max(
-                (found for found in _low_of_less(dim, tries) if found is not None), default=None
-            )
-        total += factor * least
-    return total
-
-
-def _low_of_less(dim: Expr, tries: int) -> Iterator[int | None]:
-    """Lowest values of formulas that are never above `dim`: an operand for its operator."""
-    if tries <= 0:
-        return
-    for monomial, factor in dim.terms:
-        if len(monomial) != 1 or not monomial[0].operator:
-            continue
-        atom = monomial[0]
-        rest = dim - factor * _variable(atom)
-        if (atom.operator, factor < 0) not in {("min", True), ("max", False), ("floor", True)}:
-            continue
-        operands = atom.operands
-        if atom.operator == "floor":
-            if not _shrinks(operands[0], operands[1]):
-                continue
-            operands = operands[:1]
-        for operand in operands:
-            less = rest + factor * operand
-            yield less if isinstance(less, int) else _low(less, tries - 1)
-
-
-def _shrinks(numerator: Dim, divisor: Dim) -> bool:
-    """Whether the quotient is proven to be at most the numerator."""
-    return is_natural(numerator) and (low(divisor) or 0) >= 1
 
 
 def evaluate(dim: Dim, values: Mapping[str, int]) -> int:

@@ -5,16 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from onnxslim_rx.analysis.facts.dims import (
-    Atom,
-    Dim,
-    Expr,
-    Monomial,
-    is_natural,
-    low,
-    polynomial,
-    variable,
-)
+from onnxslim_rx.analysis.facts.bounds import is_natural, low
+from onnxslim_rx.analysis.facts.dims import Atom, Dim, Expr, Monomial, polynomial, variable
 
 __all__ = [
     "broadcast",

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxslim_rx.analysis.facts.dims import Dim, fresh, is_natural, low
+from onnxslim_rx.analysis.facts.bounds import is_natural, low
+from onnxslim_rx.analysis.facts.dims import Dim, fresh
 from onnxslim_rx.analysis.facts.division import ceil_div, largest, smallest
 from onnxslim_rx.analysis.facts.known import Contents, Known, Rule, Site, unknown_shape
 from onnxslim_rx.analysis.facts.rules.movement import axis_within

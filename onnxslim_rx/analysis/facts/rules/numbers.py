@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnxslim_rx.analysis.facts.dims import Dim, Expr, is_natural, low
+from onnxslim_rx.analysis.facts.bounds import is_natural, low
+from onnxslim_rx.analysis.facts.dims import Dim, Expr
 from onnxslim_rx.analysis.facts.division import divide, floor_div, largest, smallest
 from onnxslim_rx.analysis.facts.known import LONGEST, Contents, Known
 

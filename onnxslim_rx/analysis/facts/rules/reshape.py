@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxslim_rx.analysis.facts.dims import Dim, fresh, is_natural, product
+from onnxslim_rx.analysis.facts.bounds import is_natural
+from onnxslim_rx.analysis.facts.dims import Dim, fresh, product
 from onnxslim_rx.analysis.facts.division import floor_div, vanishes_with
 from onnxslim_rx.analysis.facts.known import Known, Rule, Shape, Site, unknown_shape
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxslim_rx.analysis.facts.dims import Dim, fresh, is_natural, product
+from onnxslim_rx.analysis.facts.bounds import is_natural
+from onnxslim_rx.analysis.facts.dims import Dim, fresh, product
 from onnxslim_rx.analysis.facts.division import ceil_div, largest
 from onnxslim_rx.analysis.facts.known import (
     LONGEST,
