@@ -18,17 +18,17 @@ __all__ = ["CLEAN", "OPTIONAL", "clean"]
 CLEAN: tuple[str, ...] = (
     "inline-functions",
     "lift-constants",
+    "deduplicate-initializers",
     "eliminate-noop",
     "inline-constant-if",
     "fold-shapes",
     "simplify-reshape",
-    "fold-constants",
     "eliminate-common-subexpressions",
+    "fold-constants",
     "merge-chains",
     "merge-clamps",
     "fuse-batchnorm",
     "fuse-matmul-add",
-    "deduplicate-initializers",
     "eliminate-dead-code",
 )
 """Passes of the clean stage, in order; they are repeated until none changes anything."""

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
-__all__ = ["Bytes", "MappedTensor", "map_file"]
+__all__ = ["Bytes", "MappedTensor", "map_file", "release"]
+
+_CHUNK = 8 << 20
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -22,6 +24,20 @@ def map_file(path: Path) -> Bytes:
         if path.stat().st_size == 0:  # which mmap refuses
             return np.empty(0, np.uint8)
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def release(data: Bytes) -> None:
+    """Let the system take back the memory of a part of a mapped file; it can be read again."""
+    base = data
+    while isinstance(base, np.ndarray):
+        base = base.base
+    source = base.obj if isinstance(base, memoryview) else base
+    if not isinstance(source, mmap.mmap) or not hasattr(source, "madvise") or not len(data):
+        return  # an empty file, or a system without the call
+    whole = np.frombuffer(source, np.uint8)
+    first = data.ctypes.data - whole.ctypes.data
+    start = first // mmap.PAGESIZE * mmap.PAGESIZE
+    source.madvise(mmap.MADV_DONTNEED, start, first + len(data) - start)
 
 
 class MappedTensor(onnx_ir.ExternalTensor):
@@ -76,8 +92,11 @@ class MappedTensor(onnx_ir.ExternalTensor):
         return self._bytes().tobytes()
 
     def tofile(self, file: Any) -> None:
-        """Write the bytes as stored to a binary file."""
-        file.write(self._bytes())
+        """Write the bytes as stored to a binary file; they take no memory for longer than that."""
+        data = self._bytes()
+        for start in range(0, len(data), _CHUNK):
+            file.write(data[start : start + _CHUNK])
+            release(data[start : start + _CHUNK])
 
     def release(self) -> None:
         """Do nothing: the map is shared, and closed with its last user."""

@@ -10,6 +10,7 @@ import onnx_ir
 
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir.atomic import complete_files
+from onnxslim_rx.ir.mapped import MappedTensor
 from onnxslim_rx.ir.serial import has_external_data, needs_external_data, place, serialize
 from onnxslim_rx.ir.walk import SOURCES, tensors
 from onnxslim_rx.progress import task
@@ -63,7 +64,10 @@ def save(
         advance(len(content))
         for offset, tensor in placements:
             data.seek(offset)
-            data.write(tensor.tobytes())
+            if isinstance(tensor, MappedTensor):
+                tensor.tofile(data)
+            else:
+                data.write(tensor.tobytes())
             advance(tensor.nbytes)
 
 

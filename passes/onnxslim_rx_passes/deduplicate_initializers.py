@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from onnxslim_rx.rewriter import drop_initializer
 
 __all__ = ["DeduplicateInitializers"]
 
-_SAMPLES = 64
+_SAMPLES = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,16 +47,35 @@ class DeduplicateInitializers(RewritePass):
                 if tensor.nbytes > self.max_bytes:
                     skipped.append(Skipped(str(value.name), f"has {tensor.nbytes} bytes"))
                     continue
-                key = tensor.dtype, tuple(tensor.shape.numpy()), _sample(tensor)
-                alike.setdefault(key, []).append(value)
-            removed += sum(_merge(values) for values in alike.values() if len(values) > 1)
+                alike.setdefault((tensor.dtype, tuple(tensor.shape.numpy())), []).append(value)
+            removed += sum(_merge(values) for values in _split(alike.values(), _sample))
         return PassResult(model, removed > 0, removed, tuple(skipped))
 
 
+def _split(
+    groups: Iterable[list[ir.Value]], key: Callable[[ir.TensorProtocol], bytes]
+) -> list[list[ir.Value]]:
+    """The groups of values that agree in `key` as well, those of one value left out."""
+    found: list[list[ir.Value]] = []
+    for group in groups:
+        if len(group) < 2:
+            continue
+        same: dict[bytes, list[ir.Value]] = {}
+        for value in group:
+            assert value.const_value is not None  # only such are collected
+            same.setdefault(key(value.const_value), []).append(value)
+        found += [values for values in same.values() if len(values) > 1]
+    return found
+
+
 def _sample(tensor: ir.TensorProtocol) -> bytes:
-    """A few elements from all over the tensor."""
+    """Elements from three places, so that of a mapped file only few pages are read."""
     flat = np.ascontiguousarray(tensor.numpy()).reshape(-1)
-    return bytes(flat[:: max(1, flat.size // _SAMPLES)].tobytes())
+    if flat.size <= 3 * _SAMPLES:
+        return flat.tobytes()
+    middle = flat.size // 2
+    parts = flat[:_SAMPLES], flat[middle : middle + _SAMPLES], flat[-_SAMPLES:]
+    return b"".join(part.tobytes() for part in parts)
 
 
 def _merge(values: list[ir.Value]) -> int:
@@ -64,7 +84,8 @@ def _merge(values: list[ir.Value]) -> int:
     removed = 0
     for value in values:
         assert value.const_value is not None  # only such are collected
-        key = hashlib.sha256(value.const_value.tobytes()).digest()
+        array = np.ascontiguousarray(value.const_value.numpy())
+        key = hashlib.sha256(array.reshape(-1).view(np.uint8)).digest()
         kept = first.setdefault(key, value)
         if kept is not value:
             value.replace_all_uses_with(kept)
