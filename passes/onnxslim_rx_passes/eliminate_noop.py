@@ -166,11 +166,8 @@ def _scatter(node: ir.Node, scene: Scene) -> ir.Value | None:
     if node.attributes.get_string("reduction", "none") != "none":
         return None
     data, _, updates = node.inputs
-    if not equal(scene.facts.shape(data), scene.facts.shape(updates)):
-        return None
-    indices = scene.facts.array(node.inputs[1])
-    sizes = (scene.facts.shape(data) or ())[: -1 if indices is None else indices.shape[-1]]
-    if indices is None or not sizes or indices.shape[:-1] != sizes:
+    indices, shape = scene.facts.array(node.inputs[1]), scene.facts.shape(data)
+    if indices is None or not shape or indices.shape[:-1] != shape[: indices.shape[-1]]:
         return None
     counted = np.moveaxis(np.indices(indices.shape[:-1]), 0, -1)
     return updates if (indices == counted).all() else None

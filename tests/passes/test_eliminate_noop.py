@@ -172,6 +172,7 @@ SCATTERED = {
     "rows": ([[0], [1], [2]], "", True),
     "elements": (np.moveaxis(np.indices((3, 2)), 0, -1), "", True),
     "another order": ([[1], [0], [2]], "", False),
+    "some rows": ([[0], [1]], "", False),
     "the same twice": ([[0], [1], [1]], "", False),
     "added": ([[0], [1], [2]], '<reduction="add">', False),
 }
@@ -181,10 +182,11 @@ SCATTERED = {
 def test_scatter_onto_everything(rewrite, case):
     indices, attributes, goes = SCATTERED[case]
     weights = {"d": np.ones((3, 2), "f"), "i": np.asarray(indices, np.int64)}
-    text = (
-        f"g (float[3, 2] x) => (float[3, 2] y) {{ a = ScatterND{attributes}(d, i, x) y = Neg(a) }}"
-    )
+    weights["e"] = np.ones((2, 2), "f")
+    updates = "e" if case == "some rows" else "x"
+    text = f"g (float[3, 2] x) => (float[3, 2] y) {{ a = ScatterND{attributes}(d, i, {updates})  y = Neg(a) }}"
 
+    weights = {name: w for name, w in weights.items() if name != "e" or updates == "e"}
     assert (rewrite(EliminateNoop(), text, weights).ops == ["Neg"]) == goes
 
 

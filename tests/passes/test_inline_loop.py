@@ -80,6 +80,17 @@ def test_a_body_that_returns_what_it_is_given(rewrite):
     assert sorted(done.ops) == ["Exp", "Identity", "Identity", "Neg"]
 
 
+def test_a_value_that_is_returned_twice(rewrite):
+    text = """g (float[N] x) => (float[N] a, float[N] b) {
+    a, b = Loop (n, c, x, x) <body =
+        l (int64 i, bool ci, float[N] v, float[N] w) => (bool ci, float[N] o, float[N] o)
+        { o = Add(v, w) }> }"""
+
+    done = rewrite(InlineLoop(), text, ONCE, runs=False)
+
+    assert sorted(done.ops) == ["Add", "Identity", "Identity"]
+
+
 def test_names_and_constants_of_the_body_collide_with_nothing(rewrite):
     loop = """Loop (n, c, x) <body = b (int64 i, bool ci, float[2] v) => (bool ci, float[2] o)
         <float[2] w = {3.0, 4.0}> { k = Mul(v, w)  o = Neg(k) }>"""

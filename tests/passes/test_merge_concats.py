@@ -32,7 +32,11 @@ def test_chains_become_one(rewrite, case, dtype):
 
 
 KEPT = {
-    "another axis": ("a = Concat<axis=0>(x, z)  y = Concat<axis=1>(a, a)", "P, 6", ""),
+    "another axis": (
+        "a = Concat<axis=0>(x, z)  b = Concat<axis=0>(z, x)  y = Concat<axis=1>(a, b)",
+        "P, 6",
+        "",
+    ),
     "read elsewhere": (
         "a = Concat<axis=1>(x, z)  y = Concat<axis=1>(a, z)",
         "N, 9",

@@ -59,7 +59,6 @@ KEPT = {
         "a = Slice(x, p0, p3, ax)  b = Slice(x, p3, p5, ax)",
         ["the slices do not cover the axis"],
     ),
-    "another axis": ("a = Slice(x, p0, p3, ax)  b = Slice(x, p3, p8, p0)", []),
 }
 
 
@@ -81,6 +80,13 @@ def test_outputs_keep_their_names(rewrite):
 
     assert done.ops == ["Split"]
     assert [value.name for value in done.after.graph[0].outputs] == ["a", "b"]
+
+
+def test_pieces_of_different_axes_stay(rewrite):
+    text = """g (float[8, 8] x) => (float[8, 3] a, float[5, 8] b)
+    { a = Slice(x, p0, p3, ax)  b = Slice(x, p3, p8, p0) }"""
+
+    assert not rewrite(SplitBySlices(), text, used(text)).entry.changed
 
 
 def test_an_open_size_stays(rewrite):
