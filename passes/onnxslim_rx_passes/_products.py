@@ -239,6 +239,8 @@ def product(node: ir.Node, scene: Scene) -> Product | None:
         weight, x = node.inputs[index], node.inputs[1 - index]
         if weight is None or x is None:
             return None
+        if scene.maker(weight, "DequantizeLinear") is not None:  # runtimes fuse the two
+            return None
         tensor = tensor_of(weight, scene)
         if tensor is not None:
             shape: tuple[int, ...] | None = tuple(tensor.shape.numpy())

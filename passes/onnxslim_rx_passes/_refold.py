@@ -138,13 +138,13 @@ def refold(node: ir.Node, found: Affine, scene: Scene) -> bool | Skip:
     made = scene.maker(found.x, *LINES)
     if made is None:
         return False
+    before = line(found.x, scene)
+    if before is None or isinstance(before, Skip):
+        return False if before is None else before
     if scene.sole(found.x, made.op_type) is None:
         if made.graph is not node.graph:
             return Skip(f"{made.op_type} lies in the graph around")
         return Skip(f"the result of {made.op_type} is read elsewhere too")
-    before = line(found.x, scene)
-    if before is None or isinstance(before, Skip):
-        return False if before is None else before
     target = before.target
     vectors = found.vectors(target.trailing, target.channels, target.rank(scene))
     if vectors is None:

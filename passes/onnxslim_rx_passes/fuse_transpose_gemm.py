@@ -20,8 +20,8 @@ _OPTIONAL_C = 11
 class FuseTransposeGemm(Rule):
     """Replace Transpose of a matrix in front of Gemm or MatMul by Gemm's `transA` and `transB`.
 
-    Exact. A MatMul becomes a Gemm: both operands must be proven to be matrices of floats, and
-    opset 11 is the first whose Gemm needs no third operand.
+    Exact. A MatMul becomes a Gemm: both operands must be proven to be matrices of floating-point
+    numbers, and opset 11 is the first whose Gemm needs no third operand.
 
     Refused: a Transpose that others read: it would stay.
     """
@@ -38,8 +38,9 @@ class FuseTransposeGemm(Rule):
         if node.op_type == "MatMul":
             if scene.opset < _OPTIONAL_C:
                 return False
-            if any(scene.facts.rank(value) != 2 for value in node.inputs):
-                return Skip("not both factors are known to be matrices")
+            ranks = [scene.facts.rank(value) for value in node.inputs]
+            if ranks != [2, 2]:
+                return Skip("the number of axes is not known") if None in ranks else False
             if scene.facts.dtype(node.inputs[0]) not in FLOATS:
                 return Skip("Gemm takes floating-point numbers")
         flags = {key: node.attributes.get_int(key, 0) for key in ("transA", "transB")}

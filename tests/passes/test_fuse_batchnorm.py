@@ -127,3 +127,29 @@ def test_float16_weights_that_would_overflow_stay(build_model, rng):
 
     assert not journal[0].changed
     assert all(v.dtype == ir.DataType.FLOAT16 for v in model.graph.initializers.values())
+
+
+def test_matrices_and_bodies(rewrite, rng):
+    weights = {"w": rng.standard_normal((8, 5)).astype("f"), **statistics(rng, 5)}
+    text = f"g (float[N, 8] x) => (float[N, 5] y) {{ {BODY.replace('Conv', 'MatMul')} }}"
+    assert rewrite(FuseBatchnorm(), text, weights, tolerance=TOLERANCE).ops == ["Gemm"]
+
+    text = """g (bool k, float[N, 8] x) => (float[N, C] y) { y = If(k)
+    <then_branch = t () => (float[N, 5] u)
+       { p = Gemm(x, w)  u = BatchNormalization(p, s, o, m, v) },
+     else_branch = e () => (float[N, 8] n) { n = Neg(x) }> }"""
+    done = rewrite(FuseBatchnorm(), text, weights, tolerance=TOLERANCE)
+    assert done.ops == ["If", "Gemm", "Neg"]
+
+    text = f"g (float[N, 5, 8] x) => (float[N, 5, 5] y) {{ {BODY.replace('Conv', 'MatMul')} }}"
+    assert not rewrite(FuseBatchnorm(), text, weights, tolerance=TOLERANCE).entry.changed
+
+
+def test_weights_and_statistics_that_are_fills(rewrite, rng):
+    text = """g (float[N, 2, 5, 5] x) => (float[N, 3, H, W] y) {
+    w = ConstantOfShape<value = float[1] {0.5}>(a)
+    f = ConstantOfShape<value = float[1] {0.02}>(b)
+    p = Conv(x, w)  y = BatchNormalization(p, f, f, f, f) }"""
+    weights = {"a": np.array([3, 2, 3, 3]), "b": np.array([3])}
+    done = rewrite(FuseBatchnorm(), text, weights, tolerance=TOLERANCE)
+    assert [op for op in done.ops if op != "ConstantOfShape"] == ["Conv"]
