@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxslim_rx.analysis.facts import Expr, evaluate
+from onnxslim_rx.analysis.facts import Dim, Expr, evaluate
 from onnxslim_rx.analysis.facts.bounds import low
 from onnxslim_rx.analysis.facts.dims import fresh, symbol
 from onnxslim_rx.analysis.facts.division import (
@@ -32,8 +32,8 @@ def _operators(children):
         pairs.map(lambda p: p[0] + p[1]),
         pairs.map(lambda p: p[0] - p[1]),
         pairs.map(lambda p: p[0] * p[1]),
-        pairs.map(lambda p: largest(p)),
-        pairs.map(lambda p: smallest(p)),
+        pairs.map(largest),
+        pairs.map(smallest),
         st.tuples(children, st.integers(1, 9)).map(lambda p: floor_div(*p)),
     )
 
@@ -123,12 +123,13 @@ def test_what_is_not_proven():
 
 
 def test_long_formulas_become_symbols():
-    total = 1
+    total: Dim = symbol("a")
     for index in range(40):
         total = total * (symbol(f"a{index}") + 1)
 
+    assert isinstance(total, Expr)
     assert len(total.terms) <= 32
-    deep = B
+    deep = smallest([B, 5])
     for _ in range(60):
         deep = smallest([floor_div(deep * S + 1, W), S * deep + W])
     assert len(str(deep)) < 10_000
@@ -137,4 +138,6 @@ def test_long_formulas_become_symbols():
 def test_text():
     assert str(2 * B * S - 1) == "2*b*s - 1"
     assert repr(floor_div(W, 2)) == "floor(('h w')/(2))"
-    assert (B * W + floor_div(S, 3)).symbols == set(KEYS)
+    total = B * W + floor_div(S, 3)
+    assert isinstance(total, Expr)
+    assert total.symbols == set(KEYS)

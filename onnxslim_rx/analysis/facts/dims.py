@@ -164,7 +164,7 @@ class Expr:
 
     def __str__(self) -> str:
         text = ""
-        for monomial, factor in reversed(self.terms):
+        for monomial, factor in sorted(self.terms, key=lambda term: not term[0]):
             sign = "-" if factor < 0 else "+"
             size = abs(factor)
             parts = ([] if size == 1 and monomial else [str(size)]) + list(monomial)

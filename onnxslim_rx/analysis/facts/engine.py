@@ -33,8 +33,9 @@ class Facts:
     between is not used: exporters, and scripts that edit models, leave stale shapes behind. Only
     the main graph's inputs are believed, and there the same name is the same size.
 
-    One thing is assumed: a `Reshape` whose target has a size that turns out 0, which ONNX reads as
-    "copy the input's size", means 0 where the tensor is empty anyway.
+    Three things are assumed. A `Reshape` whose target has a size that turns out 0, which ONNX
+    reads as "copy the input's size", means 0 where the tensor is empty anyway. The windows of
+    convolutions and pools fit into the padded input. Arithmetic on sizes does not overflow.
 
     Args:
         model: left as it is. Values are looked at when first asked for, with all that they

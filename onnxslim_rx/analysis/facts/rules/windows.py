@@ -30,6 +30,9 @@ def _windows(site: Site, sizes: Shape, kernel: Sequence[Dim], *, pool: bool) -> 
             continue
         padded = size if auto == "VALID" else size + pads[axis] + pads[axis + rank]
         room = padded - ((kernel[axis] - 1) * dilations[axis] + 1)
+        if isinstance(room, int) and room < 0:  # not valid, and runtimes differ in what they do
+            result.append(fresh())
+            continue
         count = floor_div(room, strides[axis]) + 1
         if rounds_up and strides[axis] > 1:
             begin = 0 if auto == "VALID" else pads[axis]
@@ -80,29 +83,21 @@ def _transposed(site: Site) -> Sequence[Known]:
     given = site.attribute("output_shape")
     if given:
         return (Known(data.dtype, (data.shape[0], channels, *given[-rank:])),)
-    if site.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
-        # runtimes disagree on output_padding here
-        extra = site.attribute("output_padding")
-        if extra and any(extra):
-            spatial = unknown_shape(rank)
-        else:
-            spatial = tuple(size * stride for size, stride in zip(sizes, strides, strict=True))
-        return (Known(data.dtype, (data.shape[0], channels, *spatial)),)
     dilations = site.attribute("dilations") or [1] * rank
     pads = site.attribute("pads") or [0] * (2 * rank)
-    if site.attribute("auto_pad", "NOTSET") == "VALID":
-        pads = [0] * (2 * rank)
+    auto = site.attribute("auto_pad", "NOTSET")
     extra = site.attribute("output_padding") or [0] * rank
     kernel = site.attribute("kernel_shape") or weight.shape[2:]
-    spatial = tuple(
-        (sizes[axis] - 1) * strides[axis]
-        + extra[axis]
-        + (kernel[axis] - 1) * dilations[axis]
-        + 1
-        - pads[axis]
-        - pads[axis + rank]
-        for axis in range(rank)
-    )
+    spans = [(kernel[axis] - 1) * dilations[axis] + 1 for axis in range(rank)]
+    spatial: list[Dim] = []
+    for axis, size in enumerate(sizes):
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            # ONNX Runtime has fewer where the kernel does not reach from one element to the next
+            reaches = isinstance(spans[axis], int) and spans[axis] >= strides[axis]
+            spatial.append(size * strides[axis] if reaches and not extra[axis] else fresh())
+            continue
+        padding = 0 if auto == "VALID" else pads[axis] + pads[axis + rank]
+        spatial.append((size - 1) * strides[axis] + extra[axis] + spans[axis] - padding)
     return (Known(data.dtype, (data.shape[0], channels, *spatial)),)
 
 
