@@ -66,14 +66,15 @@ class Line:
         if isinstance(weight, Skip) or row is None:
             return weight if isinstance(weight, Skip) else target.again(tape, weight=weight)
         if self.add is not None:
-            return self._add(target.again(tape, weight=weight), row, tape)
+            return self.biased(target.again(tape, weight=weight), row, tape)
         why_not = _no_bias(target, scene)
         if why_not is not None:
             return Skip(why_not)
         bias = target.store_bias(row, tape)
         return bias if isinstance(bias, Skip) else target.again(tape, weight=weight, bias=bias)
 
-    def _add(self, result: ir.Value, row: Wide, tape: ir.tape.Tape) -> ir.Value | Skip:
+    def biased(self, result: ir.Value, row: Wide, tape: ir.tape.Tape) -> ir.Value | Skip:
+        """What the Add of the line makes of `result`, with another row () or (channels,)."""
         assert self.add is not None
         assert self.row is not None  # the caller looked
         if row.size > max(self.row.size, TRIFLE):

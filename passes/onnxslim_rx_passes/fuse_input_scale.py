@@ -12,6 +12,7 @@ from onnxslim_rx.passbase import Skip
 from onnxslim_rx.rules import Rule, Scene
 from onnxslim_rx_passes._affine import AFFINE, affine, ends_fusion
 from onnxslim_rx_passes._products import PRODUCTS, Product, product
+from onnxslim_rx_passes._refold import Line, line
 from onnxslim_rx_passes._weights import Wide, made_by
 
 __all__ = ["FuseInputScale"]
@@ -27,8 +28,9 @@ class FuseInputScale(Rule):
     x: BatchNormalization, Mul, Div, Add, Sub in front of Conv, ConvTranspose, Gemm and MatMul, such
     as the normalisation of images. `t * W` sums over the input channels of the group and all taps;
     t must be zero where the product pads (padding puts zeros behind the shift, not in front of it),
-    for ConvTranspose, whose borders see fewer taps, and for MatMul unless x is a matrix, which
-    makes it a Gemm. Computed in float64, stored in the type of W.
+    for ConvTranspose, whose borders see fewer taps, and for MatMul unless the Add of a constant row
+    is behind it, or x is a matrix, which makes it a Gemm. Computed in float64, stored in the type
+    of W.
 
     Refused: weights that are computed or have other readers; x with fewer channels than W, which
     the constants would broadcast; a shift in 16-bit types, which would be rounded coarsely after
@@ -62,13 +64,15 @@ class FuseInputScale(Rule):
         scale, shift = vectors
         if not found.by_channel and not _has_all_channels(target, found.x, vectors, scene):
             return Skip("it may make the activations larger")
+        behind = None
         if shift is not None and shift.any():
-            why_not = _no_shift(target, scene)
+            behind = _bias_behind(target, scene)
+            why_not = _no_shift(target, behind, scene)
             if why_not is not None:
                 return Skip(why_not)
         else:
             shift = None
-        return _replace([made, node], found.x, target, scale, shift, scene)
+        return _replace(made, found.x, behind or Line(target), scale, shift, scene)
 
 
 def _rank(target: Product, x: ir.Value, scene: Scene) -> int | None:
@@ -91,7 +95,24 @@ def _has_all_channels(
     return bool(shape[len(shape) - 1 - target.trailing] == target.channels_in)
 
 
-def _no_shift(target: Product, scene: Scene) -> str | None:
+def _bias_behind(target: Product, scene: Scene) -> Line | None:
+    """A MatMul with the Add of a constant row behind it, which can take the shift."""
+    result = target.node.outputs[0]
+    if target.node.op_type != "MatMul" or not scene.is_private(result):
+        return None
+    (use,) = result.uses()
+    if (
+        use.node.op_type != "Add"
+        or use.node.domain != ""
+        or use.node.graph is not target.node.graph
+    ):
+        return None
+    found = line(use.node.outputs[0], scene)
+    is_it = isinstance(found, Line) and found.add is use.node
+    return found if is_it and isinstance(found, Line) else None
+
+
+def _no_shift(target: Product, behind: Line | None, scene: Scene) -> str | None:
     """Why a shift cannot be moved through the product, or None."""
     node = target.node
     if node.op_type == "ConvTranspose":
@@ -101,9 +122,8 @@ def _no_shift(target: Product, scene: Scene) -> str | None:
         pads = node.attributes.get_ints("pads", ())
         if any(pads) or automatic not in ("NOTSET", "VALID"):
             return "the product pads with zeros behind the shift"
-    if node.op_type == "MatMul" and (
-        target.on_left or scene.facts.rank(target.x) != 2 or scene.opset < 7
-    ):
+    is_matrix = scene.facts.rank(target.x) == 2 and not target.on_left and scene.opset >= 7
+    if node.op_type == "MatMul" and behind is None and not is_matrix:
         return "MatMul has no bias, and Gemm takes matrices only"
     if node.op_type == "Gemm" and scene.opset < 7:
         return "Gemm of this version does not broadcast the bias"
@@ -113,31 +133,46 @@ def _no_shift(target: Product, scene: Scene) -> str | None:
 
 
 def _replace(
-    old: list[ir.Node],
+    made: ir.Node,
     x: ir.Value,
-    target: Product,
+    before: Line,
     scale: Wide | None,
     shift: Wide | None,
     scene: Scene,
 ) -> bool | Skip:
-    tape, node = ir.tape.Tape(), target.node
-    bias = target.bias
-    if shift is not None:
-        row, through = target.bias_row(scene), target.response(shift, scene)
-        if isinstance(row, Skip):
-            return row
-        if through is None:
-            return Skip("weights or statistics are computed, or may be overridden")
-        with np.errstate(all="ignore"):  # what is not finite is refused
-            total = through if row is None else row + through
-        stored = target.store_bias(total, tape)
-        if isinstance(stored, Skip):
-            return stored
-        bias = stored
+    tape, target = ir.tape.Tape(), before.target
     weight = target.refold(None if scale is None else target.by_input(scale), scene, tape)
     if isinstance(weight, Skip):
         return weight
-    result = target.again(tape, x=x, weight=weight, bias=bias)
-    if shift is None and "beta" in node.attributes:  # then it is not part of the bias
-        made_by(result).attributes["beta"] = node.attributes["beta"]
-    return scene.replace(old, tape, {node.outputs[0]: result})
+    root = before.nodes[-1]
+    if shift is None:
+        result = target.again(tape, x=x, weight=weight, bias=target.bias)
+        if "beta" in target.node.attributes:
+            made_by(result).attributes["beta"] = target.node.attributes["beta"]
+        return scene.replace([made, root], tape, {root.outputs[0]: result})
+    total = _total(before, shift, scene)
+    if isinstance(total, Skip):
+        return total
+    if before.add is None:
+        bias = target.store_bias(total, tape)
+        if isinstance(bias, Skip):
+            return bias
+        result = target.again(tape, x=x, weight=weight, bias=bias)
+    else:
+        added = before.biased(target.again(tape, x=x, weight=weight), total, tape)
+        if isinstance(added, Skip):
+            return added
+        result = added
+    return scene.replace([made, *before.nodes], tape, {root.outputs[0]: result})
+
+
+def _total(before: Line, shift: Wide, scene: Scene) -> Wide | Skip:
+    """The bias, and what the product makes of the shift: () or (channels,)."""
+    row = before.target.bias_row(scene) if before.row is None else before.row
+    if isinstance(row, Skip):
+        return row
+    through = before.target.response(shift, scene)
+    if through is None:
+        return Skip("weights or statistics are computed, or may be overridden")
+    with np.errstate(all="ignore"):  # what is not finite is refused
+        return through if row is None else row + through

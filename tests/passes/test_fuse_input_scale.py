@@ -103,6 +103,20 @@ def test_matmul_of_more_axes_takes_scales_alone(rewrite, rng, operation):
     assert done.entry.changed == (operation in SCALES)
 
 
+@pytest.mark.parametrize("operation", ["Add(x, c)", "Sub(c, x)"])
+@pytest.mark.parametrize("bias", ["Add(q, b)", "Add(b, q)"])
+def test_a_shift_goes_into_the_bias_behind_a_matmul(rewrite, rng, operation, bias):
+    weights = constants(rng, (6,), (6, 4))
+    text = f"""g (float[N, 3, 6] x) => (float[N, 3, 4] y) {{
+    p = {operation}  q = MatMul(p, w)  y = {bias} }}"""
+    done = rewrite(FuseInputScale(), text, weights, tolerance=TOLERANCE)
+    assert done.ops == ["MatMul", "Add"]
+
+    text = text.replace(" y)", " y, float[N, 3, 4] q)")
+    done = rewrite(FuseInputScale(), text, weights, tolerance=TOLERANCE)
+    assert not done.entry.changed
+
+
 def test_float16_takes_scales_alone(rewrite, rng):
     weights = {"w": np.ones((4, 1), np.float16), "c": np.full(4, 2, np.float16)}
     text = "g (float16[N, 4] x) => (float16[N, 1] y) { p = Mul(x, c)  y = Gemm(p, w) }"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxslim_rx_passes import _weights
 from onnxslim_rx_passes.fuse_output_scale import FuseOutputScale
 
 # Two roundings more or less in sums of at most 54 terms: 54 * 2^-24 = 3e-6, with room for
@@ -188,3 +189,17 @@ def test_fills_stay_fills(rewrite):
     different = shape | {"c": np.arange(3, dtype="f").reshape(3, 1, 1)}
     done = rewrite(FuseOutputScale(), text, different)
     assert done.reasons == ["the weight is filled with one number, and the file would grow"]
+
+
+def test_weights_are_scaled_a_few_rows_at_a_time(rewrite, rng, monkeypatch):
+    monkeypatch.setattr(_weights, "_BLOCK", 7)
+    text = "g (float[N, 6] x) => (float[N, 4] y) { p = Gemm(x, w, b)  y = Mul(p, c) }"
+    done = rewrite(FuseOutputScale(), text, constants(rng, (4,), (6, 4)), tolerance=TOLERANCE)
+    assert done.ops == ["Gemm"]
+
+
+def test_an_unknown_number_of_axes(rewrite, rng):
+    text = """g (float[6, 3] x, int64[R] q) => (float[A, B] y) {
+    r = Reshape(x, q)  p = MatMul(w, r)  y = Mul(p, c) }"""
+    done = rewrite(FuseOutputScale(), text, constants(rng, (4, 1), (4, 6)), runs=False)
+    assert done.reasons == [AXIS]
