@@ -180,8 +180,14 @@ def simplify(
         InputError: the model or an option cannot be used.
     """
     with _showing(progress):
-        loaded = load(model)
-        found = clean(loaded, verify=verify, skip=skip, also=also, fold_limit=fold_limit)
+        found = clean(
+            load(model),
+            verify=verify,
+            skip=skip,
+            also=also,
+            fold_limit=fold_limit,
+            again=lambda: load(model),
+        )
         return to_kind(found.model, kind_of(model))
 
 

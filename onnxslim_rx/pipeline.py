@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import onnx_ir as ir
 
@@ -19,17 +19,49 @@ CLEAN: tuple[str, ...] = (
     "inline-functions",
     "lift-constants",
     "deduplicate-initializers",
+    # tidy up
     "eliminate-noop",
-    "inline-constant-if",
+    "cancel-splits",
+    "cancel-transposes",
+    "eliminate-expand",
+    "eliminate-softmax-argmax",
     "fold-shapes",
+    "fuse-log-softmax",
+    "gathernd-to-gather",
+    "inline-constant-if",
+    "inline-loop",
+    "merge-casts",
+    "merge-clamps",
+    "merge-concats",
+    "merge-constants",
+    "merge-reductions",
+    "merge-reshapes",
+    "merge-slices",
+    "merge-transposes",
+    "merge-unary-pairs",
     "simplify-reshape",
+    "split-by-slices",
+    # look at the whole graph
     "eliminate-common-subexpressions",
     "fold-constants",
-    "merge-chains",
-    "merge-clamps",
-    "fuse-batchnorm",
-    "fuse-matmul-add",
     "eliminate-dead-code",
+    # recognise what nodes stand for
+    "fuse-gelu",
+    # move arithmetic into weights
+    "eliminate-matmul-reshapes",
+    "eliminate-zero-bias",
+    "fuse-batchnorm",
+    "fuse-input-scale",
+    "fuse-matmul-add",
+    "fuse-output-scale",
+    "fuse-pad",
+    "fuse-transpose-gemm",
+    "merge-batchnorms",
+    "merge-convs",
+    "merge-gemms",
+    "merge-matmuls",
+    "move-scalar",
+    "replace-einsum",
 )
 """Passes of the clean stage, in order; they are repeated until none changes anything."""
 
@@ -49,6 +81,7 @@ def clean(
     also: Collection[str] = (),
     fold_limit: int | None = None,
     on_failure: OnFailure = "rollback",
+    again: Callable[[], ir.Model] | None = None,
 ) -> ManagerResult:
     """A cleaned copy of `model`, exact up to rounding.
 
@@ -56,7 +89,7 @@ def clean(
     noted, so that one bad rewrite does not cost all others.
 
     Args:
-        model: left as it is.
+        model: left as it is, unless `again` is given.
         verify: see `PassManager`.
         target: the device profile.
         seed: of the inputs for verification.
@@ -65,6 +98,7 @@ def clean(
         fold_limit: bytes by which constant folding may make the file grow; None: see
             `FoldConstants`.
         on_failure: see `PassManager`.
+        again: see `PassManager.run`.
 
     Raises:
         InputError: a pass is unknown or cannot be loaded, or the model is not valid.
@@ -86,4 +120,4 @@ def clean(
         )
         passes[passes.index("fold-constants")] = folding
     manager = PassManager(passes, verify=verify, target=target, seed=seed, on_failure=on_failure)
-    return manager.run(model)
+    return manager.run(model, again=again)

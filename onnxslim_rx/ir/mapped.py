@@ -28,7 +28,7 @@ def map_file(path: Path) -> Bytes:
 
 def release(data: Bytes) -> None:
     """Let the system take back the memory of a part of a mapped file; it can be read again."""
-    base = data
+    base: object = data
     while isinstance(base, np.ndarray):
         base = base.base
     source = base.obj if isinstance(base, memoryview) else base

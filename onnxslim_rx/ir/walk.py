@@ -78,8 +78,11 @@ def nodes_in(graph: onnx_ir.Graph) -> Iterator[onnx_ir.Node]:
 
 def bodies(node: onnx_ir.Node) -> Sequence[onnx_ir.Graph]:
     """The subgraphs of a node."""
+    attributes = node.attributes
+    if not attributes:  # the most frequent case
+        return ()
     found: list[onnx_ir.Graph] = []
-    for attribute in node.attributes.values():
+    for attribute in attributes.values():
         if attribute.type == _GRAPH and not attribute.is_ref():
             found.append(attribute.as_graph())
         elif attribute.type == _GRAPHS and not attribute.is_ref():

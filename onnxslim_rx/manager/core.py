@@ -85,11 +85,17 @@ class PassManager:
         """
         return to_kind(self.run(load(model)).model, kind_of(model))
 
-    def run(self, model: ir.Model) -> ManagerResult:
-        """Run the passes on a copy of `model`; raises as calling does."""
+    def run(self, model: ir.Model, *, again: Callable[[], ir.Model] | None = None) -> ManagerResult:
+        """Run the passes; raises as calling does.
+
+        Args:
+            model: left as it is, unless `again` is given.
+            again: makes `model` once more, equal in all; then `model` itself is changed, which
+                saves a copy where nothing has to be undone.
+        """
         if why := problem(model):
             raise InputError(f"the model is not valid: {why}")
-        return _Run(self, model).result()
+        return _Run(self, model, again).result()
 
 
 def _instance(one: registry.Pass | registry.PassType | str) -> registry.Pass:
@@ -108,9 +114,12 @@ def _instance(one: registry.Pass | registry.PassType | str) -> registry.Pass:
 class _Run:
     """One run of a manager."""
 
-    def __init__(self, manager: PassManager, model: ir.Model) -> None:
+    def __init__(
+        self, manager: PassManager, model: ir.Model, again: Callable[[], ir.Model] | None
+    ) -> None:
         self.manager = manager
         self.model = model
+        self.again = again
         self.promise = signature(model)
         self.journal = Journal([one.name for one in manager.passes], manager.on_failure)
         self.unverified = ""
@@ -135,23 +144,28 @@ class _Run:
 
     def rewrite(self, passes: dict[int, RewritePass]) -> None:
         """Run a group of rewrite passes."""
+        check = self.if_it_runs(lambda: Equivalence(self.model, seed=self.manager.seed))
+        start, self.again = self.again, None  # later groups start from what this one made
+        if start is None:
+            original = self.model
+            self.model, start = clone(original), lambda: clone(original)
         group = Group(
             passes,
             self.model,
+            start,
             promise=self.promise,
             journal=self.journal,
             target=self.manager.target,
             seed=self.manager.seed,
             max_rounds=self.manager.max_rounds,
         )
-        check = self.if_it_runs(lambda: Equivalence(self.model, seed=self.manager.seed))
         self.model = group.run(check, each=self.manager.verify == "each")
 
     def compress(self, index: int) -> None:
         """Run a compression pass."""
         one = self.manager.passes[index]
         assert isinstance(one, CompressionPass)  # groups of rewrite passes are run elsewhere
-        start, self.model = self.model, clone(self.model)
+        start, self.model, self.again = self.model, clone(self.model), None
         watch, before = Stopwatch(), count_nodes(start)
         try:
             result = carry_out(one, self.model, self.manager.target)

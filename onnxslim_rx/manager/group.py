@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from onnxslim_rx.analysis.facts import Facts
 from onnxslim_rx.errors import InputError, OnnxslimError, PassError, VerificationError
-from onnxslim_rx.ir import clone
 from onnxslim_rx.manager.contract import call, context
 from onnxslim_rx.manager.equivalence import Equivalence, first_difference
 from onnxslim_rx.manager.invariants import (
@@ -60,7 +59,8 @@ class Group:
 
     Args:
         passes: by their position in the journal.
-        start: the model that they start from; left as it is.
+        model: the model that they start from, which is changed.
+        start: makes that model once more.
         promise: what callers rely on.
         journal: where calls are noted.
         target: the device profile.
@@ -71,7 +71,8 @@ class Group:
     def __init__(
         self,
         passes: Mapping[int, RewritePass],
-        start: ir.Model,
+        model: ir.Model,
+        start: Callable[[], ir.Model],
         *,
         promise: Signature,
         journal: Journal,
@@ -86,10 +87,11 @@ class Group:
         self._target = target
         self._seed = seed
         self._max_rounds = max_rounds
-        self._set(clone(start))
+        self._set(model)
 
     def _set(self, model: ir.Model) -> None:
         self._model = model
+        self._nodes = count_nodes(model)
         self._facts = Facts(model)
 
     def run(self, check: Equivalence | None, *, each: bool) -> ir.Model:
@@ -111,7 +113,7 @@ class Group:
             if guilty is None:
                 return self._model
             self._journal.reject(*guilty)
-            self._set(clone(self._start))
+            self._set(self._start())
 
     def _settle(self, check: Equivalence | None, *, each: bool) -> list[_Step]:
         """Call the passes in turns; return the calls, in order, that changed the model."""
@@ -143,7 +145,7 @@ class Group:
     ) -> _Step | None:
         """Call the passes of a unit and check them; None where nothing was changed, or kept."""
         while unit := tuple(index for index in unit if not self._journal.failed(index)):
-            watch, before = Stopwatch(), count_nodes(self._model)
+            watch, before = Stopwatch(), self._nodes
             try:
                 step = self._apply(unit, trace, watch, before, strict=check is not None)
                 if step is not None and each and check is not None:
@@ -179,7 +181,8 @@ class Group:
                 self._set(result.model)
             elif result.modified:
                 self._facts.forget()
-            self._journal.note(index, watch.read(), (before, count_nodes(self._model)), result)
+                self._nodes = count_nodes(self._model)
+            self._journal.note(index, watch.read(), (before, self._nodes), result)
             step = _Step(unit, (index,) if result.modified else ())
         return step if step.log else None
 
@@ -205,7 +208,9 @@ class Group:
             index, why, _, _ = self._bisect([*trace, step], why, self._broken)
             name = self._passes[index].name
             raise _FailedError(index, PassError(f"the pass {name!r} left a broken model: {why}"))
-        counts = before, count_nodes(self._model)
+        if step.log:
+            self._nodes = count_nodes(self._model)
+        counts = before, self._nodes
         self._journal.note_drive(unit, watch.read(), counts, self._model, driven)
         return step
 
@@ -219,7 +224,7 @@ class Group:
 
     def _replay(self, trace: Sequence[_Step], most: int | None = None) -> ir.Model:
         """The model after the steps of `trace`, or after the first `most` rewrites in them."""
-        model = clone(self._start)
+        model = self._start()
         facts = Facts(model)
         for step in trace:
             if most is not None and most <= 0:

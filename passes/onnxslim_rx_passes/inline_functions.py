@@ -34,6 +34,8 @@ class InlineFunctions(RewritePass):
 
     def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrite `model` in place."""
+        if not model.functions:
+            return PassResult(model, modified=False)
         calls = [node for node in nodes(model) if node.op_identifier() in model.functions]
         if not calls:
             return PassResult(model, modified=False)
