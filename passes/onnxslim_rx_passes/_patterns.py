@@ -19,10 +19,12 @@ __all__ = [
     "RETURNED",
     "axes_of",
     "bypass",
+    "emit_axes",
     "equal",
     "integers",
     "is_read",
     "normal_axis",
+    "ones_between",
     "reduced",
     "shape_constant",
     "squeezed",
@@ -119,6 +121,31 @@ def is_read(value: ir.Value) -> bool:
 def shape_constant(tape: ir.tape.Tape, numbers: Iterable[int], name: str) -> ir.Value:
     """A constant of integers, as operators take shapes and axes."""
     return tape.initializer(ir.tensor(np.asarray(list(numbers), dtype=np.int64)), name=name)
+
+
+def emit_axes(
+    tape: ir.tape.Tape, op_type: str, value: ir.Value, axes: Sequence[int], scene: Scene
+) -> ir.Value:
+    """A Squeeze or Unsqueeze of these axes, in the form of this opset."""
+    if scene.opset < 13:
+        return tape.op(op_type, [value], {"axes": tuple(axes)})
+    return tape.op(op_type, [value, shape_constant(tape, axes, f"{value.name}.axes")])
+
+
+def ones_between(before: Sequence[Dim], after: Sequence[Dim]) -> tuple[str, list[int]] | None:
+    """The Unsqueeze or Squeeze that makes the shape `after` of `before`, and its axes; or None."""
+    if len(before) > len(after):
+        found = ones_between(after, before)
+        return None if found is None else ("Squeeze", found[1])
+    axes, matched = [], 0
+    for axis, dim in enumerate(after):
+        if matched < len(before) and before[matched] == dim:
+            matched += 1
+        elif dim == 1:
+            axes.append(axis)
+        else:
+            return None
+    return ("Unsqueeze", axes) if matched == len(before) else None
 
 
 def bypass(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -11,24 +11,21 @@ import onnx_ir as ir
 
 from onnxslim_rx.passbase import Skip
 from onnxslim_rx.rules import Rule, Scene
+from onnxslim_rx_passes._regions import (
+    BROADCASTING,
+    MOST_NODES,
+    UNARY,
+    in_order,
+    is_pointwise,
+    is_read_by,
+    operands,
+)
 from onnxslim_rx_passes.merge_transposes import composed, permutation
 
 __all__ = ["CancelTransposes"]
 
-_UNARY = {
-    "Abs", "Cast", "Ceil", "Celu", "Clip", "Cos", "DequantizeLinear", "Elu", "Erf", "Exp", "Floor",
-    "Gelu", "HardSigmoid", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not",
-    "QuantizeLinear", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus",
-    "Softsign", "Sqrt", "Tanh", "ThresholdedRelu",
-}  # fmt: skip
-_BROADCASTING = {
-    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean",
-    "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
-}  # fmt: skip
 _ALONG_AXIS = {"Concat", "LogSoftmax", "Softmax"}
 
-_MOST_NODES = 64
-"""Larger regions between transpositions are left alone."""
 _SMALL = 4096
 """Elements of a constant that may be stored a second time, transposed."""
 
@@ -50,7 +47,7 @@ class _Region:
     @property
     def own(self) -> int:
         """How many of the transpositions nothing outside reads."""
-        return sum(_is_read_by(leaf, self.nodes) for leaf in self.leaves)
+        return sum(is_read_by(leaf, self.nodes) for leaf in self.leaves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +62,7 @@ class CancelTransposes(Rule):
     """
 
     name: ClassVar[str] = "cancel-transposes"
-    roots: ClassVar[tuple[str, ...]] = ("Concat", "Transpose", *sorted(_BROADCASTING))
+    roots: ClassVar[tuple[str, ...]] = ("Concat", "Transpose", *sorted(BROADCASTING))
 
     def rewrite(self, node: ir.Node, scene: Scene) -> bool | Skip:
         """See `Rule`."""
@@ -74,7 +71,7 @@ class CancelTransposes(Rule):
                 return False
             return self._sink(node, scene)
         last, after = _inner(node.inputs[0], node, scene), permutation(node, scene)
-        if last is None or after is None or not _is_read_by(last, [node]):
+        if last is None or after is None or not is_read_by(last, [node]):
             return False
         region = _region(last, scene, whole=True)
         if not isinstance(region, _Region):
@@ -99,14 +96,8 @@ def _inner(value: ir.Value | None, reader: ir.Node, scene: Scene) -> ir.Node | N
     node = None if value is None else value.producer()
     if node is None or node.domain != "" or node.graph is not reader.graph:
         return None
-    known = node.op_type in _UNARY or node.op_type in _BROADCASTING or node.op_type in _ALONG_AXIS
+    known = node.op_type in UNARY or node.op_type in BROADCASTING or node.op_type in _ALONG_AXIS
     return node if known and len(node.outputs) == 1 else None
-
-
-def _is_read_by(node: ir.Node, readers: Collection[ir.Node]) -> bool:
-    """Whether nothing but these nodes reads the result of `node`."""
-    value = node.outputs[0]
-    return not value.is_graph_output() and all(use.node in readers for use in value.uses())
 
 
 def _region(last: ir.Node, scene: Scene, *, whole: bool) -> _Region | bool | Skip:
@@ -121,9 +112,9 @@ def _region(last: ir.Node, scene: Scene, *, whole: bool) -> _Region | bool | Ski
     found, todo = {last: None}, [last]
     while todo:
         node = todo.pop()
-        if not _is_pointwise(node, scene):
+        if not is_pointwise(node, scene):
             return False
-        for value in _operands(node):
+        for value in operands(node):
             if value is None or scene.facts.array(value) is not None:
                 continue
             leaf = scene.maker(value, "Transpose")
@@ -134,45 +125,20 @@ def _region(last: ir.Node, scene: Scene, *, whole: bool) -> _Region | bool | Ski
                 leaves[leaf] = perm
                 continue
             inner = _inner(value, node, scene) if whole else None
-            if inner is None or len(found) >= _MOST_NODES:
+            if inner is None or len(found) >= MOST_NODES:
                 return False
             if inner not in found:
                 found[inner] = None
                 todo.append(inner)
     if len(set(leaves.values())) != 1:
         return False
-    if not all(_is_read_by(node, found) for node in found if node is not last):
+    if not all(is_read_by(node, found) for node in found if node is not last):
         return False
     perm = next(iter(leaves.values()))
     why_not = next(filter(None, (_why_not(node, perm, scene) for node in found)), None)
     if why_not is not None:
         return Skip(why_not)
-    return _Region(perm, list(leaves), _in_order(last, found))
-
-
-def _in_order(last: ir.Node, found: Collection[ir.Node]) -> list[ir.Node]:
-    """The nodes of a region, each after those that it reads."""
-    done: dict[ir.Node, None] = {}
-    todo = [last]
-    while todo:
-        before = [node for node in todo[-1].predecessors() if node in found and node not in done]
-        if before:
-            todo.extend(before)
-        else:
-            done[todo.pop()] = None
-    return list(done)
-
-
-def _operands(node: ir.Node) -> Sequence[ir.Value | None]:
-    """The inputs that are tensors of the region, or constants that fit to them."""
-    return node.inputs[:1] if node.op_type in _UNARY else node.inputs
-
-
-def _is_pointwise(node: ir.Node, scene: Scene) -> bool:
-    """Whether the parameters of `node` are numbers, not one for each position along an axis."""
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        return all(value is None or scene.facts.sizes(value) == () for value in node.inputs[1:])
-    return "broadcast" not in node.attributes  # as opsets up to 6 aligned operands
+    return _Region(perm, list(leaves), in_order(last, found))
 
 
 def _why_not(node: ir.Node, perm: Sequence[int], scene: Scene) -> str | None:
@@ -182,7 +148,7 @@ def _why_not(node: ir.Node, perm: Sequence[int], scene: Scene) -> str | None:
         axis = node.attributes.get_int("axis", -1) % len(perm)
         if axis == len(perm) - 1 and perm[axis] != axis:
             return "Softmax is slower along another axis than the last"
-    for value in _operands(node):
+    for value in operands(node):
         array = scene.facts.array(value)
         if value is None or array is None:
             continue
@@ -201,7 +167,7 @@ def _rebuild(
     tape = ir.tape.Tape()
     made = {leaf.outputs[0]: leaf.inputs[0] for leaf in region.leaves}
     for node in region.nodes:
-        count = len(_operands(node))
+        count = len(operands(node))
         inputs = [
             value and (made.get(value) or _turned(tape, value, region.perm, scene))
             for value in node.inputs[:count]

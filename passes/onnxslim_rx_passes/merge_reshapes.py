@@ -13,7 +13,9 @@ from onnxslim_rx.rules import Rule, Scene
 from onnxslim_rx_passes._patterns import (
     axes_of,
     bypass,
+    emit_axes,
     equal,
+    ones_between,
     shape_constant,
     squeezed,
 )
@@ -34,7 +36,8 @@ class MergeReshapes(Rule):
     `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, and `Transpose` that only moves axes of size 1.
     Two `Squeeze` make one, two `Unsqueeze` likewise; all others make a `Reshape` to a constant
     shape, where each size is a number, or copied from the same place (0), and one may be
-    inferred (-1). The first must have no other reader, unless nothing is left of both.
+    inferred (-1), or else a `Squeeze` or `Unsqueeze`. Other readers of the first must be such
+    nodes as well, unless nothing is left of both.
 
     Refused where several sizes would have to be inferred, and where one would beside sizes that
     may be 0: nothing can be inferred then.
@@ -55,17 +58,35 @@ class MergeReshapes(Rule):
             return False
         if _undoes(first, node, scene) or equal(scene.facts.shape(source), scene.facts.shape(last)):
             return bypass(scene, [first, node], source)
-        if not scene.is_private(first.outputs[0]):
+        if first.outputs[0].is_graph_output() or not all(
+            use.node is node or _may_skip(use.node, first) for use in first.outputs[0].uses()
+        ):
             return False
         tape = ir.tape.Tape()
         result = _same_kind(tape, first, node, scene) or _as_before(tape, source, node, scene)
         if result is None:
             target = _target(source, first, node, scene)
-            if isinstance(target, Skip):
-                return target
-            shape = shape_constant(tape, target, f"{last.name}.shape")
-            result = tape.op("Reshape", [source, shape])
-        return scene.replace([first, node], tape, {last: result})
+            if not isinstance(target, Skip):
+                shape = shape_constant(tape, target, f"{last.name}.shape")
+                result = tape.op("Reshape", [source, shape])
+            else:
+                ones = _ones(source, last, scene)
+                if ones is None:
+                    return target
+                result = emit_axes(tape, ones[0], source, ones[1], scene)
+        return scene.replace([first, node], tape, {last: result}, keep=True)
+
+
+def _may_skip(reader: ir.Node, first: ir.Node) -> bool:
+    """Whether a reader of `first` may read what that reads, and let it die."""
+    known = reader.op_type in _TYPES and reader.op_type != "Transpose" and reader.domain == ""
+    return known and reader.graph is first.graph
+
+
+def _ones(source: ir.Value, last: ir.Value, scene: Scene) -> tuple[str, list[int]] | None:
+    """The Unsqueeze or Squeeze that does the same; or None."""
+    before, after = scene.facts.shape(source), scene.facts.shape(last)
+    return None if before is None or after is None else ones_between(before, after)
 
 
 def _keeps_order(node: ir.Node, scene: Scene) -> bool:
@@ -111,10 +132,9 @@ def _same_kind(
     count = len(early) + len(late) + max((*early, *late), default=0) + 1
     free = [axis for axis in range(count) if axis not in early]
     axes = tuple(sorted({*early, *(free[axis] for axis in late)}))
-    if scene.opset < 13:
-        return tape.op(op_type, [first.inputs[0]], {"axes": axes})
-    named = shape_constant(tape, axes, f"{second.outputs[0].name}.axes")
-    return tape.op(op_type, [first.inputs[0], named])
+    source = first.inputs[0]
+    assert source is not None  # the caller looked
+    return emit_axes(tape, op_type, source, axes, scene)
 
 
 def _as_before(

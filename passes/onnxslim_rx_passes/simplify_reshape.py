@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxslim_rx.analysis.facts import Dim
 from onnxslim_rx.passbase import Skip
 from onnxslim_rx.rules import Rule, Scene
+from onnxslim_rx_passes._patterns import emit_axes, ones_between, shape_constant
 
 __all__ = ["SimplifyReshape"]
 
@@ -22,7 +22,8 @@ class SimplifyReshape(Rule):
 
     A size that the input has at the same place becomes 0 (copied), and one more may become -1
     (inferred): `Reshape(x, [batch, 12, 64])` of x (batch, 768) becomes
-    `Reshape(x, [0, 12, 64])`. Refused where more than one size would have to be inferred.
+    `Reshape(x, [0, 12, 64])`. Where axes of size 1 are all that is added or dropped, it becomes
+    an `Unsqueeze` or a `Squeeze`. Refused where more than one size would have to be inferred.
     """
 
     name: ClassVar[str] = "simplify-reshape"
@@ -32,26 +33,32 @@ class SimplifyReshape(Rule):
         """See `Rule`."""
         if len(node.inputs) < 2 or scene.facts.array(node.inputs[1]) is not None:
             return False  # before opset 5 the shape is an attribute
-        contents = scene.facts.contents(node.inputs[1])
-        if contents is None:
+        source, result = node.inputs[0], node.outputs[0]
+        before, after = scene.facts.shape(source), scene.facts.shape(result)
+        if source is None or after is None:
             return Skip("its shape is computed from data")
-        target = _constant_target(contents, scene.facts.shape(node.inputs[0]) or ())
-        if target is None:
-            return Skip("more than one size would have to be inferred")
-        if node.attributes.get_int("allowzero", 0) and 0 in target:
-            return Skip("a size of 0 does not mean a copy here")
         tape = ir.tape.Tape()
-        shape = tape.initializer(
-            ir.tensor(np.asarray(target, dtype=np.int64)), name=f"{node.outputs[0].name}.shape"
-        )
-        result = tape.op("Reshape", [node.inputs[0], shape])
-        return scene.replace([node], tape, {node.outputs[0]: result})
+        target = _constant_target(after, before or ())
+        ones = None if target is not None or before is None else ones_between(before, after)
+        if target is not None:
+            shape = shape_constant(tape, target, f"{result.name}.shape")
+            return scene.replace([node], tape, {result: tape.op("Reshape", [source, shape])})
+        if ones is not None:
+            new = emit_axes(tape, ones[0], source, ones[1], scene)
+            return scene.replace([node], tape, {result: new})
+        return Skip("more than one size would have to be inferred")
 
 
-def _constant_target(contents: Sequence[Dim], before: Sequence[Dim]) -> list[int] | None:
-    """The second input of a Reshape to `contents`, with 0 for a copy; None if there is none."""
-    target = [
-        dim if isinstance(dim, int) else 0 if i < len(before) and before[i] == dim else -1
-        for i, dim in enumerate(contents)
-    ]
+def _constant_target(after: Sequence[Dim], before: Sequence[Dim]) -> list[int] | None:
+    """The second input of a Reshape to `after`, with 0 for a copy; None if there is none."""
+    target = []
+    for place, dim in enumerate(after):
+        if isinstance(dim, int) and dim > 0:
+            target.append(dim)
+        elif place < len(before) and before[place] == dim:
+            target.append(0)
+        elif dim == 0:
+            return None  # 0 would mean a copy, and nothing is inferred of no elements
+        else:
+            target.append(-1)
     return target if target.count(-1) <= 1 else None

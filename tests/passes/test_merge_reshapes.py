@@ -77,6 +77,25 @@ def test_two_become_one_or_none(rewrite, case):
     assert done.ops == ops
 
 
+def test_other_readers_that_merge_too(rewrite):
+    text = """g (float[N, M] x) => (float[1, N, M, 1] y, float[1, N, 1, M] z)
+    { a = Unsqueeze(x, s)  y = Unsqueeze(a, t)  z = Reshape(a, r) }"""
+
+    done = rewrite(MergeReshapes(), text, {"s": i(0), "t": i(3), "r": i(1, 0, 1, -1)})
+
+    assert done.ops == ["Unsqueeze", "Unsqueeze"]
+
+
+def test_axes_of_size_1_beside_several_open_sizes(rewrite):
+    text = """g (float[N, 1, M] x) => (float[N, M] y)
+    { a = Transpose<perm=[1, 0, 2]>(x)  y = Squeeze(a, s) }"""
+
+    assert rewrite(MergeReshapes(), text, {"s": i(0)}).ops == ["Squeeze"]
+
+    text = text.replace("float[N, M] y", "float[1, N, 1, M] y").replace("Squeeze", "Unsqueeze")
+    assert rewrite(MergeReshapes(), text, {"s": i(2)}).ops == ["Unsqueeze"]
+
+
 def test_squeezes_of_axes_of_open_size(rewrite):
     text = """g (float[A, B, M] x) => (float[M] y)
     { a = Squeeze(x, s)  y = Squeeze(a, t) }"""
