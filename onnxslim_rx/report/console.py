@@ -133,18 +133,22 @@ def print_profile(console: Console, passes: Sequence[PassRow]) -> None:
     if not passes:
         show_line(console, "no pass ran")
         return
+    told = [row for row in passes if row.rewritten or row.changed or row.remarks]
     rows = [
         (
             row.name,
             row.calls,
             seconds_text(row.seconds),
             seconds_text(row.cpu_seconds),
-            f"{count_text(row.nodes_before)} -> {count_text(row.nodes_after)}",
             row.rewritten,
             row.remarks,
         )
-        for row in passes
+        for row in told
     ]
-    columns = ["pass", "calls", "time", "CPU time", "nodes", "rewritten", "left alone"]
+    if quiet := [row for row in passes if row not in told]:
+        wall, cpu = (sum(getattr(r, key) for r in quiet) for key in ("seconds", "cpu_seconds"))
+        name = f"{len(quiet)} that found nothing"
+        rows.append((name, 0, seconds_text(wall), seconds_text(cpu), 0, ""))
+    columns = ["pass", "calls", "time", "CPU time", "rewritten", "left alone"]
     words = ["pass", "left alone"]
     show_table(console, columns, rows, title="passes", words=words, optional=["left alone"])

@@ -150,7 +150,8 @@ class PassRow:
         seconds: wall time over all calls.
         cpu_seconds: processor time over all calls.
         calls: how often it ran.
-        nodes_before, nodes_after: nodes of the model before the first and after the last call.
+        nodes_before, nodes_after: nodes of the model before the first and after the last call;
+            rules that share a drive over the model share them.
         changed: whether it changed the model.
         rewritten: number of places rewritten.
         skipped: reasons of refusal, each with how often it was given.
