@@ -21,6 +21,7 @@ __all__ = [
     "bypass",
     "emit_axes",
     "equal",
+    "fill_of",
     "integers",
     "is_read",
     "normal_axis",
@@ -111,6 +112,44 @@ def squeezed(node: ir.Node, scene: Scene) -> tuple[int, ...] | None:
 def equal(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
     """Whether two shapes are proven to be the same."""
     return a is not None and b is not None and tuple(a) == tuple(b)
+
+
+_MOVERS = {
+    "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose",
+    "Unsqueeze",
+}  # fmt: skip
+_LONGEST_TRACE = 16
+
+
+def fill_of(value: ir.Value | None, scene: Scene) -> float | None:
+    """The number that all elements of a tensor are proven to be, whatever its shape; or None.
+
+    Constants, `ConstantOfShape`, a `Where` whose constant condition chooses such everywhere, and
+    what only moves their elements.
+    """
+    for _ in range(_LONGEST_TRACE):
+        array = scene.facts.array(value)
+        if array is not None:
+            if not array.size or array.dtype.kind not in "fiub":
+                return None
+            first = array[(0,) * array.ndim]
+            return float(first) if bool((array == first).all()) else None
+        node = None if value is None else value.producer()
+        if node is None or node.domain != "":
+            return None
+        if node.op_type in _MOVERS:
+            value = node.inputs[0]
+        elif node.op_type == "Where":
+            chosen = fill_of(node.inputs[0], scene)
+            if chosen is None:
+                return None
+            value = node.inputs[1 if chosen else 2]
+        elif node.op_type == "ConstantOfShape":
+            tensor = node.attributes.get_tensor("value", None)
+            return 0.0 if tensor is None else float(tensor.numpy().item())
+        else:
+            return None
+    return None
 
 
 def is_read(value: ir.Value) -> bool:

@@ -11,10 +11,13 @@ import onnx_ir as ir
 
 from onnxslim_rx.passbase import Skip
 from onnxslim_rx.rules import Rule, Scene
-from onnxslim_rx_passes._patterns import equal, integers, is_read, reduced
+from onnxslim_rx_passes._patterns import equal, fill_of, integers, is_read, reduced
 from onnxslim_rx_passes._slices import cuts_of, takes_all
 
 __all__ = ["EliminateNoop"]
+
+_FILLED = ("ConstantOfShape", "Expand", "Where")
+"""What makes tensors of one number, and is no constant."""
 
 _Keeper = Callable[[ir.Node, Scene], ir.Value | None]
 
@@ -98,6 +101,10 @@ def _neutral(number: int, sides: tuple[int, ...]) -> _Keeper:
         for side in sides:
             other = node.inputs[1 - side]
             array = scene.facts.array(node.inputs[side])
+            if array is None and scene.maker(node.inputs[side], *_FILLED) is not None:
+                filled = fill_of(node.inputs[side], scene) == number
+                if filled and _same_as_result(other, node, scene):
+                    return other
             if array is None or not array.size or array[(0,) * array.ndim] != number:
                 continue
             small = array.size == 1 and array.ndim <= (scene.facts.rank(other) or 0)
