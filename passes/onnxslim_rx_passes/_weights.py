@@ -40,6 +40,7 @@ FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataTyp
 TRIFLE = 1 << 12
 """Elements of a vector that a rule may store although its parts took less room, such as fills."""
 
+_LARGE = 1 << 16  # elements of a constant that is looked at only if it has one axis
 _LAZY_BYTES = 1 << 20  # larger results from files stay there until someone reads them
 _BLOCK = 1 << 20  # elements that are in memory as float64 at a time
 _LEAST_HALF = 2.0**-12  # four times the smallest normal number of float16
@@ -56,7 +57,7 @@ def tensor_of(value: ir.Value | None, scene: Scene) -> ir.TensorProtocol | None:
 
 
 def trifling(scene: Scene, value: ir.Value | None) -> Wide | None:
-    """The content of a floating-point constant in float64.
+    """The content of a floating-point constant in float64; None also for what is large and no row.
 
     Also what ConstantOfShape, and Unsqueeze of that, make of constants, up to `TRIFLE` elements:
     old exporters write vectors that way, and constant folding leaves what is longer when stored.
@@ -65,7 +66,10 @@ def trifling(scene: Scene, value: ir.Value | None) -> Wide | None:
         return None
     if tensor_of(value, scene) is not None:
         array = scene.facts.array(value)
-        return None if array is None else array.astype(np.float64)
+        if array is None or (array.size > _LARGE and array.size != max(array.shape)):
+            return None
+        wide: Wide = array.astype(np.float64)
+        return wide
     node = scene.maker(value, "ConstantOfShape", "Unsqueeze")
     if node is None:
         return None

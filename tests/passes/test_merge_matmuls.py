@@ -130,3 +130,20 @@ def test_large_weights_in_files_are_not_read(build_model, rng):
     x = rng.standard_normal((1, 3, 8)).astype("f")
     made = Runner(after)({"x": x})["c"]
     np.testing.assert_allclose(made[..., :6], x @ weights["w"], atol=1e-5)
+
+
+@pytest.mark.parametrize("made", ["r = Identity(x)", "r = Relu(x)"])
+def test_functions(rewrite, made):
+    constants = "  ".join(
+        f"{name} = Constant<value = float[2, 1] {{{i}.0, {i + 1}.0}}>()"
+        for i, name in enumerate("uvw")
+    )
+    function = f"""<domain: "local", opset_import: ["": 17]> F (x) => (a, b, c)
+    {{ {made}  {constants}  a = MatMul(r, u)  b = MatMul(r, v)  c = MatMul(r, w) }}"""
+    outputs = ", ".join(f"float[N, 1] {name}" for name in "abc")
+    text = f"g (float[N, 2] x) => ({outputs}) {{ a, b, c = local.F(x) }}"
+
+    done = rewrite(MergeMatmuls(), text, functions=function, tolerance=TOLERANCE)
+
+    assert done.ops.count("MatMul") == 1
+    assert done.ops.count("Split") == 1
