@@ -77,6 +77,7 @@ def make_report(
     """The report of a run; a run that failed has no model, no verdict and no timing."""
     model = facts.model
     found = environment()
+    before, after = _operators(facts.original), None if model is None else _operators(model)
     return Report(
         model=facts.name,
         params=BeforeAfter(params(facts.original), None if model is None else params(model)),
@@ -84,7 +85,11 @@ def make_report(
         flops=BeforeAfter(
             facts.count_flops(facts.original), None if model is None else facts.count_flops(model)
         ),
-        nodes=BeforeAfter(_count(facts.original), None if model is None else _count(model)),
+        nodes=BeforeAfter(before.total(), None if after is None else after.total()),
+        operators={
+            name: BeforeAfter(before[name], None if after is None else after[name])
+            for name in sorted(before.keys() | (after or {}).keys())
+        },
         quality=_quality(facts),
         latency_ms=_latency(facts.timing),
         layers=[_row(unit, facts.chosen.get(unit.layer.name)) for unit in units]
@@ -144,9 +149,10 @@ def _bytes_of(layer: str, model: ir.Model, known: set[str]) -> int:
     )
 
 
-def _count(model: ir.Model) -> int:
-    """Nodes in all graphs and functions; a Constant is data, not a node."""
-    return sum(node.op_type != "Constant" for node in nodes(model))
+def _operators(model: ir.Model) -> Counter[str]:
+    """Nodes of all graphs and functions by operator; a Constant is data, not a node."""
+    found = (node for node in nodes(model) if node.op_type != "Constant")
+    return Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in found)
 
 
 def _latency(timing: tuple[Timing, Timing] | None) -> Latency:

@@ -53,6 +53,7 @@ def test_a_pipe_gets_plain_text_with_whole_names(report):
     assert not re.search(r"[ \t]+$", text, re.MULTILINE)
     for line in (
         "size        90.4 MB",
+        "nodes by operator: Add 63 -> 51",
         "Keeps cosine >= 0.99: 0.9947; 3.0x smaller, 0.94x latency",
     ):
         assert line in text

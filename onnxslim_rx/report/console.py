@@ -24,6 +24,9 @@ from onnxslim_rx.report.verdict import headline, promises, why_nothing
 
 __all__ = ["print_profile", "print_report", "stages_text"]
 
+_OPERATORS = 12
+"""Operators that are listed; a line that runs over helps nobody."""
+
 
 def print_report(console: Console, report: Report, *, top: int = 10) -> None:
     """Print what a run did.
@@ -36,6 +39,7 @@ def print_report(console: Console, report: Report, *, top: int = 10) -> None:
     _print_totals(console, report)
     kept = not report.failure and all(promise.kept is not False for promise in promises(report))
     show_line(console, headline(report), "bold green" if kept else "bold red")
+    _print_operators(console, report)
     _print_changed(console, report.layers, top)
     _print_unchanged(console, report)
     for note in report.notes:
@@ -113,6 +117,21 @@ def _print_changed(console: Console, layers: Sequence[LayerRow], top: int) -> No
     )
     if len(changed) > top:
         show_line(console, f"and {len(changed) - top} more", "dim")
+
+
+def _print_operators(console: Console, report: Report) -> None:
+    """How often operators occur before and after, those that change most first."""
+    changes = {
+        name: (int(count.before or 0), int(count.after))
+        for name, count in report.operators.items()
+        if count.after is not None and count.before != count.after
+    }
+    ranked = sorted(changes.items(), key=lambda item: (-abs(item[1][1] - item[1][0]), item[0]))
+    texts = [f"{name} {before} -> {after}" for name, (before, after) in ranked]
+    if texts:
+        more = f", and {len(texts) - _OPERATORS} more" if len(texts) > _OPERATORS else ""
+        console.print()
+        show_line(console, "nodes by operator: " + ", ".join(texts[:_OPERATORS]) + more)
 
 
 def _print_unchanged(console: Console, report: Report) -> None:

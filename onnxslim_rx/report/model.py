@@ -225,6 +225,7 @@ class Report:
     Args:
         model: path or name of the input.
         params, bytes, flops, nodes: of the whole model; flops are two per multiply-add.
+        operators: nodes by type of operator, those of other domains as `domain::Type`.
         quality: output differences, measured on data that nothing was fitted to.
         latency_ms: end to end.
         layers: every compressible layer, and those refused, in graph order.
@@ -247,6 +248,7 @@ class Report:
     bytes: BeforeAfter
     flops: BeforeAfter
     nodes: BeforeAfter
+    operators: dict[str, BeforeAfter] = dataclasses.field(default_factory=dict)
     quality: Quality = dataclasses.field(default_factory=Quality)
     latency_ms: Latency = dataclasses.field(default_factory=Latency)
     layers: list[LayerRow] = dataclasses.field(default_factory=list)
