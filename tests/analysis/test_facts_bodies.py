@@ -161,6 +161,10 @@ FUNCTION = """<domain: "f", opset_import: ["": 11]> Twice <axes> (a) => (b)
     { c = Relu(a) d = Constant<value_int: int = @axes>() e = Constant<value_floats=[1.0,2.0]>()
       h = Unsqueeze<axes=[0]>(e) b = Add(c, c) }"""
 
+OLD_FUNCTION = """<domain: "f", opset_import: ["": 6]> Plus (a) => (b)
+    { k = Constant<value=float[2,3]{1,2,3,4,5,6}>() d = Constant<value=float[2]{1,2}>()
+      c = Add<broadcast=1, axis=0>(k, d) b = Add(a, c) }"""
+
 
 def test_functions():
     model = parse("float[n,6] x", "y = f.Twice<axes=1>(x)", functions=FUNCTION)
@@ -174,6 +178,14 @@ def test_functions():
     assert facts.dtype(function.inputs[0]) is None
     assert facts.shape(inside["d"]) is None
     assert facts.sizes(inside["h"]) == (1, 2)  # as of the function's opset, not the model's
+
+
+def test_functions_have_versions_of_their_own():
+    model = parse("float[2,3] x", "y = f.Plus(x)", functions=OLD_FUNCTION)
+    (function,) = model.functions.values()
+    inside = {v.name: v for n in function for v in n.outputs}
+
+    assert about(model).sizes(inside["c"]) == (2, 3)
 
 
 def test_a_function_hides_an_operator_of_the_same_name():

@@ -45,6 +45,10 @@ ARITHMETIC = [
      ("b - 4*floor((b)/(4))", "-4*floor((s)/(4)) + s", 2)),
     ("n = Shape(x) y = Neg(n)", ("-b", "-s", -6)),
     ("n = Shape(x) m = Neg(n) y = Abs(m)", None),
+    ("n = Shape(x) k = Constant<value_int=9>() m = Sub(n, k) t = Constant<value_int=4>() "
+     "y = Div(m, t)", None),  # of negative numbers, ONNX drops the fraction
+    ("k = Constant<value_int=16777217>() f = Cast<to=1>(k) y = Cast<to=7>(f)", None),
+    ("k = Constant<value_int=16777216>() f = Cast<to=1>(k) y = Cast<to=7>(f)", (16777216,)),
     ("n = Shape(x) y = ReduceProd<keepdims=0>(n)", ("6*b*s",)),
     ("n = Shape(x) y = ReduceSum(n)", ("b + s + 6",)),
     ("n = Shape(x) z = Constant<value_ints=[0,-1,2]>() y = Equal(n, z)", None),

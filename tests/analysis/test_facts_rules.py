@@ -13,6 +13,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from onnxslim_rx.analysis.facts import Facts, evaluate
+from onnxslim_rx.analysis.facts.dims import symbol
+from onnxslim_rx.analysis.facts.fallback import Fallback
+from onnxslim_rx.analysis.facts.known import Known, Site
 
 
 def parse(inputs, body, *, version=18, ir_version=8, functions="", **weights):
@@ -237,6 +240,18 @@ def test_shapes(body, expected):
     weights = {"w": np.ones((6, 9), np.float32)} if "w)" in body or "w," in body else {}
 
     assert shape_of("float[b,s,6] x", body, **weights) == expected
+
+
+def test_answers_of_onnx_that_take_symbols_for_zero_are_dropped():
+    body = "y = Attention<q_num_heads=3, kv_num_heads=3>(q, q, q)"
+    model = parse("float[n,t,24] q", body, version=23)
+    node = model.graph[0]
+    known = Known(ir.DataType.FLOAT, (symbol("n"), symbol("t"), symbol("w")))
+    (answer,) = Fallback()(Site(node, 23, [known] * 3, about(model)))
+
+    assert answer.shape is not None
+    assert answer.shape[:2] == (symbol("n"), symbol("t"))
+    assert not isinstance(answer.shape[2], int)
 
 
 def test_windows_that_do_not_fit_are_unknown():
