@@ -27,10 +27,11 @@ class FoldShapes(Rule):
 
     name: ClassVar[str] = "fold-shapes"
     roots: ClassVar[tuple[str, ...]] = (
-        "Abs", "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity",
-        "Max", "Min", "Mod", "Mul", "Neg", "Range", "ReduceMax", "ReduceMin", "ReduceProd",
-        "ReduceSum", "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Tile", "Unsqueeze",
-        "Where",
+        "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Concat", "ConstantOfShape", "Div",
+        "Equal", "Expand", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less",
+        "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Range", "ReduceMax",
+        "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Size", "Slice", "Squeeze",
+        "Sub", "Tile", "Unsqueeze", "Where", "Xor",
     )  # fmt: skip
 
     def rewrite(self, node: ir.Node, scene: Scene) -> bool | Skip:

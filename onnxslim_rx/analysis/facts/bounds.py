@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from onnxslim_rx.analysis.facts.dims import Dim, Expr, variable
+from onnxslim_rx.analysis.facts.dims import Atom, Dim, Expr, variable
 
 __all__ = ["is_natural", "low"]
 
@@ -41,7 +42,7 @@ def _low(dim: Expr, tries: int) -> int | None:
 
 
 def _low_of_less(dim: Expr, tries: int) -> Iterator[int | None]:
-    """Lowest values of formulas that are never above `dim`: an operand for its operator."""
+    """Lowest values of formulas that are never above `dim`: operands in the place of operators."""
     if tries <= 0:
         return
     for monomial, factor in dim.terms:
@@ -49,6 +50,12 @@ def _low_of_less(dim: Expr, tries: int) -> Iterator[int | None]:
             continue
         atom = monomial[0]
         rest = dim - factor * variable(atom)
+        if atom.operator == "floor" and factor > 0:
+            below = _below_floor(atom, factor)
+            if below is not None:
+                less = rest + below
+                yield less if isinstance(less, int) else _low(less, tries - 1)
+            continue
         if (atom.operator, factor < 0) not in {("min", True), ("max", False), ("floor", True)}:
             continue
         operands = atom.operands
@@ -64,3 +71,18 @@ def _low_of_less(dim: Expr, tries: int) -> Iterator[int | None]:
 def _shrinks(numerator: Dim, divisor: Dim) -> bool:
     """Whether the quotient is proven to be at most the numerator."""
     return is_natural(numerator) and (low(divisor) or 0) >= 1
+
+
+def _below_floor(atom: Atom, factor: int) -> Dim | None:
+    """A formula that is never above `factor` quotients, with a smaller divisor; or None.
+
+    With n = c * e, floor(a / n) is floor(q / c) of the quotient q = floor(a / e), and c of that
+    are at least q - (c - 1).
+    """
+    from onnxslim_rx.analysis.facts.division import floor_div  # it imports this module
+
+    a, n = atom.operands
+    if not isinstance(n, int) or n <= 0:
+        return None
+    c = math.gcd(factor, n)
+    return None if c == 1 else (factor // c) * (floor_div(a, n // c) - (c - 1))
