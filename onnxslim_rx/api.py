@@ -20,6 +20,7 @@ from onnxslim_rx.metrics import load_metric
 from onnxslim_rx.optimizer import Optimizer, Outcome
 from onnxslim_rx.pipeline import clean
 from onnxslim_rx.plans import Budget, Plan
+from onnxslim_rx.preparation import frozen
 from onnxslim_rx.progress import listen
 from onnxslim_rx.report import Report
 from onnxslim_rx.report.listener import progress_listener
@@ -158,6 +159,7 @@ def simplify(
     progress: bool = True,
     skip: Sequence[str] = (),
     also: Sequence[str] = (),
+    freeze_weights: bool = False,
     fold_limit: int | None = None,
 ) -> ModelLike:
     """Clean a model up without changing what it computes, up to rounding.
@@ -170,6 +172,7 @@ def simplify(
         progress: show bars on a terminal.
         skip: names of passes to leave out.
         also: see `optimize`.
+        freeze_weights: see `optimize`.
         fold_limit: see `optimize`.
 
     Returns:
@@ -179,14 +182,18 @@ def simplify(
     Raises:
         InputError: the model or an option cannot be used.
     """
+
+    def source() -> ir.Model:
+        return frozen(load(model)) if freeze_weights else load(model)
+
     with _showing(progress):
         found = clean(
-            load(model),
+            source(),
             verify=verify,
             skip=skip,
             also=also,
             fold_limit=fold_limit,
-            again=lambda: load(model),
+            again=source,
         )
         return to_kind(found.model, kind_of(model))
 

@@ -94,7 +94,12 @@ def _check_budget(args: argparse.Namespace) -> None:
 
 def _clean(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments that optimize, plan and simplify share."""
-    return {"skip": args.skip, "also": args.also, "fold_limit": args.fold_limit}
+    return {
+        "skip": args.skip,
+        "also": args.also,
+        "freeze_weights": args.freeze_weights,
+        "fold_limit": args.fold_limit,
+    }
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
@@ -107,7 +112,6 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "only": args.only,
         **_clean(args),
-        "freeze_weights": args.freeze_weights,
         "progress": not args.quiet,
     }
 

@@ -261,11 +261,6 @@ def _add_search(parser: Parser) -> argparse._ArgumentGroup:
         help="use no pass but this one; may be given again",
     )  # fmt: skip
     group.add_argument(
-        "--freeze-weights", action="store_true",
-        help="weights that the model also lists as inputs, as old exporters do, become constants:"
-        " they can be compressed, and callers can no longer override them",
-    )  # fmt: skip
-    group.add_argument(
         "--seed", metavar="N", type=values.natural, default=0,
         help="seed of everything random (default: 0)",
     )  # fmt: skip
@@ -281,6 +276,11 @@ def _add_clean(group: argparse._ActionsContainer) -> None:
         "--also", metavar="PASS", action="append", default=[],
         help="use this optional pass, which needs operators of com.microsoft or a newer opset; may"
         " be given again",
+    )  # fmt: skip
+    group.add_argument(
+        "--freeze-weights", action="store_true",
+        help="weights that the model also lists as inputs, as old exporters do, become constants:"
+        " they can be compressed, and callers can no longer override them",
     )  # fmt: skip
     group.add_argument(
         "--fold-limit", metavar="BYTES", type=values.size,
