@@ -48,8 +48,8 @@ def cleaned(model, *, full_check=True):
     assert serialize(clean(model, verify=None).model) == serialize(result.model)  # same bytes
     again = clean(result.model, verify=None)
     assert not any(entry.changed for entry in again.journal)
-    # results may take as much as nodes do, about 128 bytes, and some nodes take less
-    assert size_bytes(result.model) <= size_bytes(model) + 100
+    # names and marks of new nodes take a little; folded constants what is stated
+    assert size_bytes(result.model) <= size_bytes(model) + 1024 + FoldConstants().growth
     if full_check:
         onnx.checker.check_model(serialize(result.model))
     return result.model

@@ -146,7 +146,7 @@ class _Run:
         """Run a group of rewrite passes."""
         check = self.if_it_runs(lambda: Equivalence(self.model, seed=self.manager.seed))
         start, self.again = self.again, None  # later groups start from what this one made
-        if start is None:
+        if start is None or check is not None:  # which compares with the original
             original = self.model
             self.model, start = clone(original), lambda: clone(original)
         group = Group(
