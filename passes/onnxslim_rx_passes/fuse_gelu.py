@@ -23,9 +23,9 @@ from onnxslim_rx_passes._match import (
     product,
 )
 
-__all__ = ["FuseGelu", "Gelu", "match_gelu"]
+__all__ = ["GELU_OPSET", "FuseGelu", "Gelu", "match_gelu"]
 
-_OPSET = 20
+GELU_OPSET = 20
 _SCALE = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
 
@@ -47,7 +47,7 @@ class FuseGelu(Rule):
 
     def rewrite(self, node: ir.Node, scene: Scene) -> bool | Skip:
         """See `Rule.rewrite`."""
-        if scene.opset < _OPSET:
+        if scene.opset < GELU_OPSET:
             return False
         found = match_gelu(node, scene)
         if found is None:
