@@ -204,7 +204,8 @@ def test_scatter_onto_everything(rewrite, case):
     weights = {"d": np.ones((3, 2), "f"), "i": np.asarray(indices, np.int64)}
     weights["e"] = np.ones((2, 2), "f")
     updates = "e" if case == "some rows" else "x"
-    text = f"g (float[3, 2] x) => (float[3, 2] y) {{ a = ScatterND{attributes}(d, i, {updates})  y = Neg(a) }}"
+    node = f"ScatterND{attributes}(d, i, {updates})"
+    text = f"g (float[3, 2] x) => (float[3, 2] y) {{ a = {node}  y = Neg(a) }}"
 
     weights = {name: w for name, w in weights.items() if name != "e" or updates == "e"}
     assert (rewrite(EliminateNoop(), text, weights).ops == ["Neg"]) == goes

@@ -76,7 +76,9 @@ KEPT = {
         "  y = Concat<axis=1>(a, b)",
         "", None,
     ),
-    "gathers along other axes": ("N", "a = Gather<axis=1>(x, k)  y = Gather<axis=1>(a, k2)", "", None),
+    "gathers along other axes": (
+        "N", "a = Gather<axis=1>(x, k)  y = Gather<axis=1>(a, k2)", "", None,
+    ),
     "a slice that is read too": (
         "4",
         "a = Gather(x, l)  b = Gather(a, k)  c = ReduceMax<axes=[0], keepdims=0>(a)"
