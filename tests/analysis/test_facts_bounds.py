@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from onnxslim_rx.analysis.facts.bounds import is_natural, low
 from onnxslim_rx.analysis.facts.dims import evaluate, symbol
-from onnxslim_rx.analysis.facts.division import floor_div
+from onnxslim_rx.analysis.facts.division import broadcast, floor_div, smallest
 
 H = symbol("h")
 
@@ -37,3 +37,17 @@ def test_padding_to_the_same_size_is_never_negative():
 @pytest.mark.parametrize("factor", [1, 3])
 def test_a_multiple_that_does_not_reach_the_divisor_proves_nothing(factor):
     assert low(factor * floor_div(H, 2) - H) is None
+
+
+@pytest.mark.parametrize("cap", [1, 2, 512])
+def test_a_size_that_is_capped_fits_itself_alone(cap):
+    capped = smallest([H, cap])
+
+    for a, b in ((H, capped), (capped, H)):
+        found = broadcast(a, b)
+        assert (found == H) == (cap > 1)
+        for h in range(520):
+            sizes = {evaluate(a, {"h": h}), evaluate(b, {"h": h})}
+            if len(sizes - {1}) <= 1:  # else they do not fit, and the run fails
+                wanted = (sizes - {1} or {1}).pop()
+                assert evaluate(found, {"h": h}) == wanted

@@ -194,12 +194,26 @@ def broadcast(a: Dim, b: Dim) -> Dim:
     for dim in (a, b):
         if (low(dim) or 0) > 1:
             return dim
+    for dim, other in ((a, b), (b, a)):
+        if _is_capped(other, dim):
+            return dim
     kept = sorted(set(_flat("broadcast", (a, b))), key=str)
     if len(kept) == 1:
         return kept[0]
     bound = 0 if all(map(is_natural, kept)) else None
     text = f"broadcast({', '.join(map(str, kept))})"
     return variable(Atom(text, bound, "broadcast", tuple(kept)))
+
+
+def _is_capped(a: Dim, dim: Dim) -> bool:
+    """Whether `a` is the least of `dim` and sizes above 1: no other size fits both but `dim`."""
+    if not isinstance(a, Expr) or len(a.terms) != 1:
+        return False
+    monomial, factor = a.terms[0]
+    if factor != 1 or len(monomial) != 1 or monomial[0].operator != "min":
+        return False
+    others = [operand for operand in monomial[0].operands if operand != dim]
+    return len(others) < len(monomial[0].operands) and all((low(one) or 0) > 1 for one in others)
 
 
 def _flat(operator: str, dims: Iterable[Dim]) -> Iterable[Dim]:
