@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -29,15 +30,26 @@ class Emitted(Protocol):
 class Editor:
     """Edits one model; made anew after anything else has changed the model.
 
+    Names are collected when the first is asked for; the editor keeps track of its own changes.
+
     Args:
         model: changed in place.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
-        self._names = {value.name for graph in graphs(model) for value in _values(graph)}
-        self._node_names = {node.name for node in nodes(model)}
-        self._bodies = {function.graph for function in model.functions.values()}
+
+    @functools.cached_property
+    def _names(self) -> set[str | None]:
+        return {value.name for graph in graphs(self.model) for value in _values(graph)}
+
+    @functools.cached_property
+    def _node_names(self) -> set[str | None]:
+        return {node.name for node in nodes(self.model)}
+
+    @functools.cached_property
+    def _bodies(self) -> set[ir.Graph]:
+        return {function.graph for function in self.model.functions.values()}
 
     def fresh(self, wish: str) -> str:
         """A name that no value in the model has: `wish`, or `wish` with a number."""

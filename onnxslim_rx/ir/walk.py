@@ -26,6 +26,9 @@ __all__ = [
 
 _GRAPH, _GRAPHS = onnx_ir.AttributeType.GRAPH, onnx_ir.AttributeType.GRAPHS
 
+_OWNERS = {"If", "Loop", "Scan", "SequenceMap"}
+"""The standard operators that have subgraphs."""
+
 _FIRST_OVERRIDABLE = 4
 """The first version of the format whose initializers may be inputs, and need not."""
 
@@ -78,11 +81,10 @@ def nodes_in(graph: onnx_ir.Graph) -> Iterator[onnx_ir.Node]:
 
 def bodies(node: onnx_ir.Node) -> Sequence[onnx_ir.Graph]:
     """The subgraphs of a node."""
-    attributes = node.attributes
-    if not attributes:  # the most frequent case
+    if node.op_type not in _OWNERS and node.domain == "":  # the most frequent case
         return ()
     found: list[onnx_ir.Graph] = []
-    for attribute in attributes.values():
+    for attribute in node.attributes.values():
         if attribute.type == _GRAPH and not attribute.is_ref():
             found.append(attribute.as_graph())
         elif attribute.type == _GRAPHS and not attribute.is_ref():

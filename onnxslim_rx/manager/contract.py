@@ -47,7 +47,8 @@ def call(
         model: what it works on.
         ctx: what is lent to it.
         promise: what callers of the model rely on.
-        strict: compare the model before and after with what the pass says of `modified`.
+        strict: look at what it left, and compare with what it says of `modified`; else only
+            whether it raised counts.
 
     Raises:
         PassError: it raised, lied about `modified`, or left a broken model.
@@ -67,8 +68,8 @@ def call(
             raise PassError(f"the pass {one.name!r} says that it left the model, and it changed it")
         if result.modified and not changed:
             raise PassError(f"the pass {one.name!r} says that it changed the model, and it did not")
-    if result.modified:
-        inspect(one.name, result.model, promise)
+        if result.modified:
+            inspect(one.name, result.model, promise)
     return result
 
 

@@ -30,8 +30,8 @@ __all__ = ["Group"]
 _log = logging.getLogger(__name__)
 
 _OWN = "onnxslim_rx_passes."
-"""Passes of this package: their tests hold them to what they say of themselves, so that looking
-at the whole model after each call, which takes long on large ones, is left to verification."""
+"""Passes of this package: their tests hold them to what they say and leave. Looking at the whole
+model after each call takes long on large ones; the model is looked at in the end."""
 
 Unit = tuple[int, ...]
 """Positions of passes that are called together: rules of one phase, or one pass."""
@@ -107,9 +107,7 @@ class Group:
         """
         while True:
             trace = self._settle(check, each=each)
-            if check is None or each or not trace:
-                return self._model
-            guilty = self._blame(trace, check)
+            guilty = self._blame(trace, None if each else check)
             if guilty is None:
                 return self._model
             self._journal.reject(*guilty)
@@ -147,7 +145,7 @@ class Group:
         while unit := tuple(index for index in unit if not self._journal.failed(index)):
             watch, before = Stopwatch(), self._nodes
             try:
-                step = self._apply(unit, trace, watch, before, strict=check is not None)
+                step = self._apply(unit, watch, before, strict=check is not None)
                 if step is not None and each and check is not None:
                     why = _difference(check, self._model)
                     if why is not None:
@@ -161,14 +159,12 @@ class Group:
                 return step
         return None
 
-    def _apply(
-        self, unit: Unit, trace: Sequence[_Step], watch: Stopwatch, before: int, *, strict: bool
-    ) -> _Step | None:
+    def _apply(self, unit: Unit, watch: Stopwatch, before: int, *, strict: bool) -> _Step | None:
         """Call the passes of a unit, look at what they left, and note it in the journal."""
         ctx = context(self._model, self._target, self._seed, self._facts)
         rules = self._rules(unit)
         if rules:
-            step = self._drive(unit, rules, ctx, trace, watch, before)
+            step = self._drive(unit, rules, ctx, watch, before)
         else:
             (index,) = unit
             one = self._passes[index]
@@ -191,7 +187,6 @@ class Group:
         unit: Unit,
         rules: Sequence[Rule],
         ctx: PassContext,
-        trace: Sequence[_Step],
         watch: Stopwatch,
         before: int,
     ) -> _Step:
@@ -204,10 +199,6 @@ class Group:
             )
             raise _FailedError(unit[error.index], found) from error
         step = _Step(unit, tuple(unit[i] for i in driven.log))
-        if step.log and (why := self._broken(self._model)) is not None:
-            index, why, _, _ = self._bisect([*trace, step], why, self._broken)
-            name = self._passes[index].name
-            raise _FailedError(index, PassError(f"the pass {name!r} left a broken model: {why}"))
         if step.log:
             self._nodes = count_nodes(self._model)
         counts = before, self._nodes
@@ -241,11 +232,17 @@ class Group:
         return model
 
     def _blame(
-        self, trace: Sequence[_Step], check: Equivalence
-    ) -> tuple[int, VerificationError] | None:
-        """The pass that made the model compute something else; None if none did."""
-        why = _difference(check, self._model)
-        if why is None:
+        self, trace: Sequence[_Step], check: Equivalence | None
+    ) -> tuple[int, OnnxslimError] | None:
+        """The pass that broke the model, or made it compute something else; None if none did."""
+        if not trace:
+            return None
+        why = self._broken(self._model)
+        if why is not None:
+            guilty, why, _, _ = self._bisect(trace, why, self._broken)
+            name = self._passes[guilty].name
+            return guilty, PassError(f"the pass {name!r} left a broken model: {why}")
+        if check is None or (why := _difference(check, self._model)) is None:
             return None
         guilty, why, right, wrong = self._bisect(trace, why, lambda m: _difference(check, m))
         try:
