@@ -110,7 +110,7 @@ def image_step(kind):
 
     steps = {
         "add": lambda b, x: b.op("Add", x, channel(b)),
-        "sub": lambda b, x: b.op("Sub", *([x, channel(b)] if b.rng.integers(2) else [channel(b), x])),
+        "sub": lambda b, x: b.op("Sub", *[x, channel(b)][:: 1 if b.rng.integers(2) else -1]),
         "mul": lambda b, x: b.op("Mul", channel(b), x),
         "div": lambda b, x: b.op("Div", x, b.number(2.5)),
         "relu": lambda b, x: b.op("Relu", x),
@@ -125,10 +125,10 @@ def image_step(kind):
     return steps[kind]
 
 
-IMAGE = (
-    "add sub mul div relu clip swish hardswish mish residual conv norm padded turned sliced resized"
-    " pooled shuffled"
-).split()
+IMAGE = [
+    "add", "sub", "mul", "div", "relu", "clip", "swish", "hardswish", "mish",
+    "residual", "conv", "norm", "padded", "turned", "sliced", "resized", "pooled", "shuffled",
+]  # fmt: skip
 
 
 def row_step(kind):
@@ -224,6 +224,56 @@ def build(images, rows, *, seed=0, opset=17, dtype=np.float32):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 
+def in_branch(model):
+    """The graph as a branch of an If; weights stay outside."""
+    graph = model.graph
+    ends = [value.name for value in graph.output]
+    results = [helper.make_tensor_value_info(f"{end}_in", 0, None) for end in ends]
+    for result, value in zip(results, graph.output, strict=True):
+        result.type.CopyFrom(value.type)
+    inner = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    for node in inner:
+        node.output[:] = [f"{name}_in" for name in node.output]
+        own = {name for one in graph.node for name in one.output}
+        node.input[:] = [f"{name}_in" if name in own else name for name in node.input]
+    other = [helper.make_node("Identity", [name], [f"{name}_else"]) for name in ("image", "row")]
+    otherwise = helper.make_graph(
+        other, "e", [], [helper.make_tensor_value_info(n.output[0], 0, None) for n in other]
+    )
+    for value, result in zip(otherwise.output, graph.output, strict=True):
+        value.type.CopyFrom(result.type)
+    then = helper.make_graph(inner, "t", [], results)
+    del graph.node[:]
+    graph.initializer.append(numpy_helper.from_array(np.array([1.0], np.float32), "one"))
+    graph.node.extend(
+        [
+            helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMax", ["f"], ["m"], keepdims=0),
+            helper.make_node("Less", ["m", "one"], ["l"]),
+            helper.make_node("Not", ["l"], ["n"]),
+            helper.make_node("Or", ["l", "n"], ["c"]),  # always true, which nobody can know
+            helper.make_node("Squeeze", ["c"], ["c0"]),
+            helper.make_node("If", ["c0"], ends, then_branch=then, else_branch=otherwise),
+        ]
+    )
+    return model
+
+
+def in_function(model):
+    """The graph as a call of a function that gets the weights as inputs."""
+    graph = model.graph
+    names = ["image", "row", *(tensor.name for tensor in graph.initializer)]
+    ends = [value.name for value in graph.output]
+    nodes = list(graph.node)
+    model.functions.append(
+        helper.make_function("com.microsoft", "Body", names, ends, nodes, model.opset_import)
+    )
+    del graph.node[:]
+    graph.node.append(helper.make_node("Body", names, ends, domain="com.microsoft"))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
 def check(proto, dtype=np.float32, tolerance=TOLERANCE):
     """Both compute the same for two sizes of the batch; the result is a valid model."""
     before = load(proto)
@@ -258,6 +308,24 @@ def test_each_step_alone_and_twice(kind, opset):
         check(
             build(steps if where == "image" else [], steps if where == "row" else [], opset=opset)
         )
+
+
+@pytest.mark.parametrize("wrap", [in_branch, in_function])
+@pytest.mark.parametrize("seed", range(12))
+def test_in_branches_and_functions(wrap, seed):
+    rng = np.random.default_rng(seed)
+    images, rows = rng.choice(IMAGE, 5).tolist(), rng.choice(ROW, 5).tolist()
+
+    check(wrap(build(images, rows, seed=seed, opset=int(rng.choice([17, 18, 20])))))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float16, 0.03), (np.float64, 1e-10)])
+@pytest.mark.parametrize("kind", ROW)
+def test_other_types(kind, dtype, tolerance):
+    """ONNX Runtime has no convolutions of these on the CPU, and no Erf of doubles."""
+    if (kind, dtype) == ("gelu", np.float64):
+        pytest.skip("onnxruntime cannot run the original")
+    check(build([], [kind, kind], opset=18, dtype=dtype), dtype, tolerance)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
