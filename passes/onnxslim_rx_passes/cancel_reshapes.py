@@ -56,7 +56,7 @@ class CancelReshapes(Rule):
         found, todo = {last: None}, [last]
         while todo:
             one = todo.pop()
-            if not is_pointwise(one, scene) or not equal(scene.facts.shape(one.outputs[0]), inner):
+            if not is_pointwise(one, scene):
                 return False
             for value in operands(one):
                 if value is None or _fits(value, inner, outer, scene):
@@ -65,15 +65,13 @@ class CancelReshapes(Rule):
                 if maker is None or maker.graph is not node.graph:
                     return False
                 if maker.op_type in _SHAPERS:
-                    shape = scene.facts.shape(value)
-                    if not equal(shape, inner) or maker.inputs[0] is None:
-                        return False
                     leaves[value] = maker
                 elif maker not in found:
                     if len(found) >= MOST_NODES:
                         return False
                     found[maker] = None
                     todo.append(maker)
+        # each tensor has as many elements as the result: none of them broadcasts
         if not leaves or not all(is_read_by(one, found) for one in found if one is not last):
             return False
         if not all(equal(scene.facts.shape(leaf.inputs[0]), outer) for leaf in leaves.values()):

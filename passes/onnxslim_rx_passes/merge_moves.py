@@ -90,8 +90,5 @@ def _moved(array: npt.NDArray[Any], node: ir.Node, scene: Scene) -> npt.NDArray[
     for axis, start, end, step, _ in cuts:
         if not isinstance(start, int) or not isinstance(end, int):
             return None
-        stop: int | None = end
-        if step < 0 and end < -array.shape[axis]:
-            stop = None  # beyond the front, which -1 would not say
-        taken[axis] = slice(start, stop, step)
+        taken[axis] = slice(start, end, step)  # numpy cuts bounds off as ONNX does
     return array[tuple(taken)]

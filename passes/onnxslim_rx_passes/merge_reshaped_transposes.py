@@ -85,8 +85,8 @@ def grouped(before: Sequence[Dim], after: Sequence[Dim]) -> list[list[int]] | No
             axis += 1
         groups.append(group)
     rest = list(range(axis, len(before)))
-    if any(before[one] != 1 for one in rest) or (rest and not groups):
+    if rest and not groups:
         return None
-    if rest:
+    if rest:  # of size 1, or nothing is in the tensor
         groups[-1].extend(rest)
     return groups

@@ -34,6 +34,7 @@ KEPT = {
     "floats times zero": ("float", "2, 3", "Mul(x, k)", np.float32(0)),
     "half floats minus themselves": ("float16", "2, 3", "Sub(x, x)", None),
     "times one": ("int64", "2, 3", "Mul(x, k)", np.int64(1)),
+    "minus another": ("int64", "2, 3", "Sub(x, k)", np.int64(1)),
     "modulo two": ("int64", "2, 3", "Mod(x, k)", np.int64(2)),
     "an open size": ("bool", "N, 3", "And(x, k)", np.False_),
     "many elements": ("bool", "20, 30", "And(x, k)", np.False_),

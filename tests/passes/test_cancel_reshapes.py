@@ -53,6 +53,7 @@ KEPT: dict[str, tuple[str, dict[str, np.ndarray], list[str]]] = {
     "a vector along an axis that changes": ("b = Add(a, v)", {"v": np.ones(6, "f")}, []),
     "a matrix": ("b = Add(a, m)", {"m": np.ones((2, 6), "f")}, []),
     "more dimensions": ("b = Add(a, m)", {"m": np.ones((1, 1, 1, 1), "f")}, []),
+    "more dimensions than there will be": ("b = Add(a, m)", {"m": np.ones((1, 1, 1), "f")}, []),
     "a tensor that broadcasts": ("r = ReduceMax<axes=[1]>(a)  b = Sub(a, r)", {}, []),
     "no elementwise operator": ("b = Softmax(a)", {}, []),
     "a result that is read": ("c = Relu(a)  b = Neg(c)  z = Exp(c)", {}, []),

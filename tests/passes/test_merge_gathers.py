@@ -62,6 +62,9 @@ def test_picks_are_merged(rewrite, case, dtype):
 
 KEPT = {
     "another axis": ("1, N, 4", "a = Gather<axis=1>(x, k)  y = Unsqueeze(a, z)", "", None),
+    "an axis beside that of the place": (
+        "N, 1, 1, 4", "a = Gather<axis=1>(x, p)  y = Unsqueeze(a, p)", "", None,
+    ),
     "several places": ("N, 1, 2, 4", "a = Gather<axis=1>(x, q)  y = Unsqueeze(a, p)", "", None),
     "read elsewhere": (
         "N, 1, 4", "a = Gather<axis=1>(x, k)  y = Unsqueeze(a, p)", ", float[N, 4] a", None,

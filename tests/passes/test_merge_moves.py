@@ -48,6 +48,10 @@ KEPT = {
     "shapes alone": ("float[6] x", "float[3, 2] y", "a = Reshape(x, s)  y = Reshape(a, t)"),
     "one node": ("float[6] x", "float[2] y", "y = Gather(x, k)"),
     "many elements": ("float[600] x", "float[P] y", "a = Reshape(x, q)  y = Gather<axis=1>(a, o)"),
+    "many picked": ("float[6] x", "float[2, 100] y", "a = Reshape(x, s)  y = Gather<axis=1>(a, n)"),
+    "one node behind a matrix": (
+        "float[2, 3] x", "float[2] y", "a = Reshape(x, m)  y = Gather(a, k)",
+    ),
     "an open size": ("float[N] x", "float[P, Q] y", "a = Reshape(x, q)  y = Gather<axis=1>(a, k)"),
     "read in between": (
         "float[6] x", "float[3, 2] y, float[2, 3] a", "a = Reshape(x, s)  y = Transpose(a)",
@@ -60,6 +64,7 @@ KEPT = {
 def test_other_chains_stay(rewrite, case):
     inputs, outputs, body = KEPT[case]
     weights = {"s": i(2, 3), "t": i(3, 2), "k": i(0, 1), "q": i(-1, 2), "o": np.int64(0)}
+    weights |= {"n": np.zeros(100, np.int64), "m": i(-1)}
     weights = {name: w for name, w in weights.items() if f", {name})" in body}
 
     text = f"g ({inputs}) => ({outputs}) {{ {body} }}"

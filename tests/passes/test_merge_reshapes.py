@@ -86,6 +86,15 @@ def test_other_readers_that_merge_too(rewrite):
     assert done.ops == ["Unsqueeze", "Unsqueeze"]
 
 
+def test_readers_of_another_kind_keep_the_first(rewrite):
+    text = """g (float[N, 12] x) => (float[N, 3, 4] y, float[N, 2, 6] z)
+    { a = Reshape(x, s)  y = Reshape(a, t)  z = Relu(a) }"""
+
+    done = rewrite(MergeReshapes(), text, {"s": i(0, 2, 6), "t": i(0, 3, 4)})
+
+    assert not done.entry.changed
+
+
 def test_axes_of_size_1_beside_several_open_sizes(rewrite):
     text = """g (float[N, 1, M] x) => (float[N, M] y)
     { a = Transpose<perm=[1, 0, 2]>(x)  y = Squeeze(a, s) }"""

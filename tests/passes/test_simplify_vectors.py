@@ -76,9 +76,8 @@ def test_what_must_stay(rewrite, case):
 
 
 def test_floats_stay(rewrite):
-    text = (
-        "g (float[1] a, float[1] b) => (float[1] y) { v = Concat<axis=0>(a, b) y = Gather(v, o) }"
-    )
+    text = """g (float[1] a, float[1] b) => (float[1] y)
+    { v = Concat<axis=0>(a, b)  w = Gather(v, o)  y = Neg(w) }"""
 
     assert not rewrite(SimplifyVectors(), text, {"o": i(1)}).entry.changed
 
