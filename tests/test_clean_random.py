@@ -285,7 +285,9 @@ def check(proto, dtype=np.float32, tolerance=TOLERANCE):
             "image": rng.standard_normal((n, 6, 4, 4)).astype(dtype),
             "row": rng.standard_normal((n, 4, 6)).astype(dtype),
         }
-        right, found = Runner(before, optimize=False)(feeds), Runner(result.model)(feeds)
+        # onnxruntime's own fusion of a normalisation of doubles has an epsilon in float
+        after = Runner(result.model, optimize=dtype is not np.float64)
+        right, found = Runner(before, optimize=False)(feeds), after(feeds)
         for name, array in right.items():
             assert found[name].shape == array.shape
             scale = max(1.0, float(np.abs(array).max()))
