@@ -115,8 +115,8 @@ def equal(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
 
 
 _MOVERS = {
-    "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze",
+    "Compress", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape",
+    "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 }  # fmt: skip
 _LONGEST_TRACE = 16
 
