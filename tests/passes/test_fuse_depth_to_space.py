@@ -66,6 +66,12 @@ def test_other_sizes_stay(rewrite, name, changed, reasons):
     assert done.reasons == reasons
 
 
+def test_other_planes_stay(rewrite):
+    text, weights, _ = graph("DCR")
+    done = rewrite(FuseDepthToSpace(), text.replace("[N, 12, 4, 5]", "[N, 6, 8, 5]"), weights)
+    assert done.reasons == ["the sizes are not those of blocks, or not known"]
+
+
 def test_other_orders_and_opsets_stay(rewrite):
     text, weights, _ = graph("DCR")
     other = text.replace("0, 3, 4, 1, 5, 2", "0, 3, 4, 2, 5, 1")

@@ -185,6 +185,21 @@ def test_other_deviations_and_opsets_stay(rewrite, rng):
     assert not rewrite(FuseLayerNorm(), square, weights(rng)).entry.changed
 
 
+def test_deviations_from_something_else_stay(rewrite, rng):
+    mixed = SPELLINGS["all twice"].replace("m2 = ReduceMean<axes = [2]>(x)", "m2 = Neg(x)")
+    assert not rewrite(FuseLayerNorm(), graph(mixed), weights(rng)).entry.changed
+    columns = SPELLINGS["quotient"].replace("axes = [-1]", "axes = [1]", 1)
+    assert not rewrite(FuseLayerNorm(), graph(columns), weights(rng)).entry.changed
+    tail = SPELLINGS["all twice"].split("d2 =")[1].replace("(x, m2)", "(z, m2)")
+    other = MEAN + VARIANCE + "s = Sqrt(e) z = Neg(x) m2 = ReduceMean<axes = [2]>(z) d2 =" + tail
+    assert not rewrite(FuseLayerNorm(), graph(other), weights(rng)).entry.changed
+
+
+def test_products_with_a_scale_that_is_there_stay(rewrite, rng):
+    text = graph("q = LayerNormalization(x, b) y = Mul(q, g)")
+    assert not rewrite(FuseLayerNorm(), text, weights(rng)).entry.changed
+
+
 def test_residuals_and_second_readers_stay(rewrite, rng):
     text = """g (float[N, 8, 16] x, float[N, 8, 16] z) => (float[N, 8, 16] y) {
         q = LayerNormalization(x, g)  y = Add(q, z) }"""

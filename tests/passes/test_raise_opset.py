@@ -8,7 +8,7 @@ import pytest
 from onnx import version_converter
 
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.ir import serialize
+from onnxslim_rx.ir import nodes, serialize
 from onnxslim_rx.passbase import PassContext
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.targets import load_target
@@ -149,3 +149,16 @@ def test_other_domains_stay(build_model):
     first = done.model.graph[0]
     assert (first.domain, first.op_type) == ("custom", "Foo")
     assert first.attributes.get_float("alpha") == 0.5
+
+
+def test_constants_that_the_converter_names_alike(build_model):
+    text = """g (float[N, 4] x, float[4, 4] w, bool c) => (float[N, 4] y) {
+        a = MatMul(x, w)  b = ReduceSum<axes = [1], keepdims = 1>(a)  k = custom.Foo(b)
+        y = If(c) <then_branch = t () => (float[N, 4] z) {
+                       q = ReduceMean<axes = [1], keepdims = 1>(a)  s = Squeeze<axes = [1]>(q)
+                       u = Unsqueeze<axes = [1]>(s)  z = Sub(a, u) },
+                   else_branch = e () => (float[N, 4] z2) { z2 = Add(a, k) }>
+    }"""
+    raised = raise_opset(build_model(text, opset=11), 18).model
+    names = [value.name for node in nodes(raised) for value in node.outputs]
+    assert len(names) == len(set(names))
