@@ -103,6 +103,8 @@ class RewritePass:
     """
 
     name: ClassVar[str] = ""
+    raises_opset: ClassVar[bool] = False
+    """Whether it may make the model need newer standard operators and a newer file format."""
 
     def requires(self, model: ir.Model) -> None:
         """Check the precondition; raise `PassError` where it does not hold."""

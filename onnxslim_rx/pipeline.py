@@ -15,8 +15,9 @@ from onnxslim_rx.targets import Target
 
 __all__ = ["CLEAN", "OPTIONAL", "clean"]
 
-CLEAN: tuple[str, ...] = (
+_ORDER: tuple[str, ...] = (
     "inline-functions",
+    "raise-opset",
     "lift-constants",
     "deduplicate-initializers",
     # tidy up
@@ -48,18 +49,25 @@ CLEAN: tuple[str, ...] = (
     "merge-slices",
     "merge-transposes",
     "merge-unary-pairs",
+    "narrow-conditions",
+    "replace-full-gather",
+    "replace-uniform-gather",
     "simplify-logic",
     "simplify-reshape",
     "simplify-vectors",
+    "slice-counted-gather",
     "split-by-slices",
     # look at the whole graph
+    "simplify-shapes",
     "eliminate-common-subexpressions",
     "fold-constants",
     "eliminate-dead-code",
     # recognise what nodes stand for
     "fuse-attention",
+    "fuse-bias-gelu",
     "fuse-depth-to-space",
     "fuse-gelu",
+    "fuse-gelu-ms",
     "fuse-group-norm",
     "fuse-hard-sigmoid",
     "fuse-hard-swish",
@@ -67,6 +75,7 @@ CLEAN: tuple[str, ...] = (
     "fuse-leaky-relu",
     "fuse-mish",
     "fuse-rms-norm",
+    "fuse-skip-layer-norm",
     "fuse-softmax",
     "fuse-softplus",
     "fuse-swish",
@@ -87,12 +96,15 @@ CLEAN: tuple[str, ...] = (
     "replace-einsum",
     "replace-transposed-batchnorm",
 )
-"""Passes of the clean stage, in order; they are repeated until none changes anything."""
 
-
-OPTIONAL: tuple[str, ...] = ()
+OPTIONAL: frozenset[str] = frozenset(
+    {"fuse-bias-gelu", "fuse-gelu-ms", "fuse-skip-layer-norm", "raise-opset"}
+)
 """Passes that are left out unless asked for: they need operators of com.microsoft, or a newer
-opset. Each runs in front of the pass of `CLEAN` that it is listed with."""
+opset."""
+
+CLEAN: tuple[str, ...] = tuple(name for name in _ORDER if name not in OPTIONAL)
+"""Passes of the clean stage, in order; they are repeated until none changes anything."""
 
 
 def clean(
@@ -131,10 +143,10 @@ def clean(
         if name not in OPTIONAL:
             raise InputError(
                 f"the pass {name!r} is not optional",
-                expected="one of " + (", ".join(OPTIONAL) or "none"),
+                expected="one of " + ", ".join(sorted(OPTIONAL)),
             )
-    names = [*(name for name in OPTIONAL if name in also), *CLEAN]
-    passes: list[registry.Pass | str] = [name for name in names if name not in skip]
+    wanted = {*CLEAN, *also}.difference(skip)
+    passes: list[registry.Pass | str] = [name for name in _ORDER if name in wanted]
     if fold_limit is not None and "fold-constants" in passes:
         if fold_limit < 0:
             raise InputError(f"fold_limit = {fold_limit}", expected="a number of bytes, at least 0")

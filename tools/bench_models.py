@@ -158,7 +158,7 @@ def results(rows: Sequence[Row], machine: Mapping[str, Any]) -> dict[str, Any]:
 
 def machine(threads: int) -> dict[str, Any]:
     """What the numbers depend on."""
-    names = ("onnxslim-rx", "onnxruntime", "onnx", "onnx-ir", "onnxscript", "numpy")
+    names = ("onnxslim-rx", "onnxruntime", "onnx", "onnx-ir", "numpy")
     installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
     model, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.is_file():

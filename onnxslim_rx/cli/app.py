@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 _INTERRUPTED = 130
 _BUG = 3
-_PACKAGES = ("onnxslim-rx", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+_PACKAGES = ("onnxslim-rx", "onnx", "onnx-ir", "onnxruntime", "numpy")
 _HOMES = {
     "optimize": "build",
     "simplify": "build",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
@@ -120,7 +121,9 @@ class _Run:
         self.manager = manager
         self.model = model
         self.again = again
-        self.promise = signature(model)
+        rewrites = [one for one in manager.passes if isinstance(one, RewritePass)]
+        rises = any(one.raises_opset for one in rewrites)
+        self.promise = dataclasses.replace(signature(model), may_rise=rises)
         self.journal = Journal([one.name for one in manager.passes], manager.on_failure)
         self.unverified = ""
 

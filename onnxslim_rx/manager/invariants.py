@@ -135,7 +135,9 @@ class Signature:
         outputs: the same of each output.
         opsets: version by domain.
         metadata: properties of the model.
-        head: version of the format, then producer, domain, version and documentation.
+        head: producer, domain, version and documentation.
+        ir_version: of the file format.
+        may_rise: whether the versions of the format and of the standard operators may rise.
     """
 
     inputs: tuple[tuple[str | None, str, tuple[str, ...] | None], ...]
@@ -143,6 +145,8 @@ class Signature:
     opsets: Mapping[str, int]
     metadata: Mapping[str, str]
     head: tuple[object, ...]
+    ir_version: int
+    may_rise: bool = False
 
 
 def signature(model: ir.Model) -> Signature:
@@ -152,8 +156,8 @@ def signature(model: ir.Model) -> Signature:
         outputs=tuple(map(_argument, model.graph.outputs)),
         opsets=dict(model.opset_imports),
         metadata=dict(model.metadata_props),
+        ir_version=model.ir_version,
         head=(
-            model.ir_version,
             model.producer_name,
             model.producer_version,
             model.domain,
@@ -180,9 +184,14 @@ def broken_promise(before: Signature, after: Signature) -> str | None:
             changed = [f"{a} became {b}" for a, b in zip(old, new, strict=False) if a != b]
             detail = changed[0] if len(old) == len(new) else f"{len(old)} became {len(new)}"
             return f"{'the header' if what == 'head' else what} of the model changed: {detail}"
-    for domain, version in before.opsets.items():
-        if after.opsets.get(domain, version) != version:
-            return f"the opset of {domain or 'ai.onnx'} changed from {version}"
+    old_versions = {**before.opsets, "format": before.ir_version}
+    new_versions = {**after.opsets, "format": after.ir_version}
+    for domain, version in old_versions.items():
+        new = new_versions.get(domain, version)
+        rises = before.may_rise and domain in ("", "format") and new > version
+        if new != version and not rises:
+            what = "the format" if domain == "format" else f"the opset of {domain or 'ai.onnx'}"
+            return f"the version of {what} changed from {version} to {new}"
     for key, text in before.metadata.items():
         if after.metadata.get(key) != text:
             return f"the metadata entry {key!r} was lost or changed"

@@ -12,7 +12,7 @@ import onnxruntime
 
 __all__ = ["environment", "version"]
 
-_PACKAGES = ("onnxslim-rx", "onnxruntime", "onnx", "onnx-ir", "onnxscript", "numpy", "scipy")
+_PACKAGES = ("onnxslim-rx", "onnxruntime", "onnx", "onnx-ir", "numpy", "scipy")
 
 
 def version() -> tuple[int, ...]:

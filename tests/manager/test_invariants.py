@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -177,6 +179,16 @@ def test_promises_to_callers(model, change):
     change(model)
 
     assert broken_promise(before, signature(model))
+
+
+@pytest.mark.parametrize("change", [raise_opset, raise_version], ids=lambda c: c.__name__)
+def test_versions_may_rise_where_that_was_asked(model, change):
+    before = dataclasses.replace(signature(model), may_rise=True)
+
+    change(model)
+
+    assert broken_promise(before, signature(model)) is None
+    assert broken_promise(dataclasses.replace(signature(model), may_rise=True), before)  # or fall
 
 
 def test_metadata_may_be_added_and_not_lost(model):
