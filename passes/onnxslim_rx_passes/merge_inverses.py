@@ -93,7 +93,7 @@ def _product(node: ir.Node, scene: Scene) -> bool | Skip:
         operands = [negative.inputs[0], constant]
         result = tape.op(node.op_type, operands if side == 0 else operands[::-1])
         return scene.replace([negative, node], tape, {node.outputs[0]: result})
-    return False
+    return node.op_type == "Mul" and _quotient(node, scene)
 
 
 def _quotient(node: ir.Node, scene: Scene) -> bool | Skip:
