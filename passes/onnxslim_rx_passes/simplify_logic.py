@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import numpy as np
@@ -14,9 +13,6 @@ from onnxslim_rx.rules import Rule, Scene
 from onnxslim_rx_passes._patterns import equal
 
 __all__ = ["SimplifyLogic"]
-
-_LARGEST = 1024
-"""Elements of a constant that may take the place of an operator."""
 
 _OPPOSITES = {
     "Greater": "LessOrEqual",
@@ -32,14 +28,13 @@ _OR_EQUAL_FROM = 12
 class SimplifyLogic(Rule):
     """Simplify truth values and what chooses by them.
 
-    `x and False = False`, `x or True = True` (a constant, where the shape is known and small);
     `x xor True`, `x == False` are `not x`, and `x == True` is x; `not (a < b)` is `a >= b` for
     integers, and so on for the other comparisons (with floats, NaN is neither);
     `Where(not c, a, b) = Where(c, b, a)`. The shape must stay.
     """
 
     name: ClassVar[str] = "simplify-logic"
-    roots: ClassVar[tuple[str, ...]] = ("And", "Equal", "Not", "Or", "Where", "Xor")
+    roots: ClassVar[tuple[str, ...]] = ("Equal", "Not", "Where", "Xor")
 
     def rewrite(self, node: ir.Node, scene: Scene) -> bool | Skip:
         """See `Rule`."""
@@ -63,16 +58,6 @@ def _with_constant(node: ir.Node, other: ir.Value | None, truth: bool, scene: Sc
     """The operator on `other` and a constant that is `truth` everywhere."""
     result = node.outputs[0]
     tape = ir.tape.Tape()
-    if node.op_type in ("And", "Or"):
-        if truth == (node.op_type == "And"):
-            return False  # see eliminate-noop
-        sizes = scene.facts.sizes(result)
-        if sizes is None or math.prod(sizes) > _LARGEST:
-            return Skip("the shape is not known, or large")
-        if result.is_graph_output():
-            return Skip("the graph returns it")
-        value = scene.constant(node, ir.tensor(np.full(sizes, truth)), str(result.name))
-        return scene.forward(node, result, value)
     if other is None or not equal(scene.facts.shape(other), scene.facts.shape(result)):
         return Skip("the constant may lengthen the result")
     if truth == (node.op_type == "Xor"):
