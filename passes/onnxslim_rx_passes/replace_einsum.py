@@ -94,9 +94,8 @@ class _Equation:
     def pair(self, scene: Scene) -> bool | Skip:
         """A Mul, MatMul or Gemm."""
         first, second = self.terms
-        if self.result == max(first, second, key=len) and self.result.endswith(
-            min(first, second, key=len)
-        ):
+        longer, shorter = _by_length(first, second)
+        if self.result == longer and longer.endswith(shorter):
             tape = ir.tape.Tape()
             made = tape.op("Mul", self.values, name=self.node.name)
             return scene.replace([self.node], tape, {self.node.outputs[0]: made})
@@ -164,6 +163,11 @@ class _Operand:
         return emit(tape, array, fused_name(self.value, "weight"))
 
 
+def _by_length(one: str, other: str) -> tuple[str, str]:
+    """The two, the longer first."""
+    return (one, other) if len(one) >= len(other) else (other, one)
+
+
 def _is_matmul(first: str, second: str, result: str, k: str) -> bool:
     """Whether these letters are those of MatMul, k the summed one."""
     if first[-1:] != k or (second[-2:-1] if len(second) > 1 else second) != k:
@@ -171,10 +175,10 @@ def _is_matmul(first: str, second: str, result: str, k: str) -> bool:
     rows = first[-2:-1]
     columns = second[-1:] if len(second) > 1 else ""
     lead, other = first[:-2], second[:-2]
-    longer = max(lead, other, key=len)
+    longer, shorter = _by_length(lead, other)
     if len(set(longer + rows + columns)) < len(longer + rows + columns):
         return False
-    if (len(first) == 1 and lead) or not longer.endswith(min(lead, other, key=len)):
+    if (len(first) == 1 and lead) or not longer.endswith(shorter):
         return False
     return result == longer + rows + columns
 

@@ -148,3 +148,18 @@ def test_random_orders_of_letters(data, build_model, rng):
     assert len(list(nodes(after))) == 3
     expected = np.einsum(equation, *(array.astype(np.float64) for array in feeds.values()))
     np.testing.assert_allclose(Runner(after)(feeds)["y"][0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("equation", ["ij,ji->ij", "ij,ji->ji", "bki,jbk->jbi", "jbk,bki->jbi"])
+def test_operands_of_one_length_in_another_order_are_no_product(build_model, rng, equation):
+    model = build_model(text_of(equation))
+    terms = equation.partition("->")[0].split(",")
+    feeds = {
+        f"x{index}": rng.standard_normal([SIZES[c] for c in term]).astype("f")
+        for index, term in enumerate(terms)
+    }
+
+    after = PassManager([ReplaceEinsum()], verify=None).run(model).model
+
+    expected = np.einsum(equation, *(array.astype(np.float64) for array in feeds.values()))
+    np.testing.assert_allclose(Runner(after)(feeds)["y"][0], expected, rtol=0, atol=1e-5)
