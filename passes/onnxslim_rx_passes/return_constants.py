@@ -1,4 +1,4 @@
-"""Let the body of a loop return a constant without a copy."""
+"""Let subgraphs return constants without a node in between."""
 
 from __future__ import annotations
 
@@ -14,46 +14,41 @@ from onnxslim_rx.rules import Rule, Scene
 __all__ = ["ReturnConstants"]
 
 _LARGEST = 1024
-"""Elements of a constant that may be stored once more, in the body."""
-
-_INITIALIZERS_FROM = 4
-"""Version of the format from which an initializer need not be an input of its graph."""
+_FIRST_FREE_INITIALIZERS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class ReturnConstants(Rule):
-    """Let the body of a loop return a constant without a copy.
+    """Replace `Identity(c)` that a branch or a loop's body returns by a constant of its own.
 
-    `Identity(True)` as the condition for another step, which exporters write for a loop of a
-    fixed number of steps, becomes an initializer of the body that the body returns.
+    Exporters write the condition of a loop that never ends early so. Results of subgraphs are told
+    by their order, so names do not matter; those of the model itself stay. Up to 1 KiB.
     """
 
     name: ClassVar[str] = "return-constants"
-    roots: ClassVar[tuple[str, ...]] = ("Loop", "Scan")
+    roots: ClassVar[tuple[str, ...]] = ("Identity",)
 
     def rewrite(self, node: ir.Node, scene: Scene) -> bool | Skip:
         """See `Rule`."""
-        body = node.attributes["body"].as_graph()
-        found = False
-        for index, value in enumerate(body.outputs):
-            copy = scene.maker(value, "Identity")
-            if copy is None or copy.graph is not body or value.uses():
-                continue
-            array, dtype = scene.facts.array(copy.inputs[0]), scene.facts.dtype(copy.inputs[0])
-            if array is None or list(body.outputs).count(value) > 1:
-                continue
-            if array.size > _LARGEST or scene.model.ir_version < _INITIALIZERS_FROM:
-                return Skip("the constant is large, or the format keeps it an input")
-            constant = ir.Value(
-                name=scene.editor.fresh(f"{value.name}/constant"),
-                type=value.type or (None if dtype is None else ir.TensorType(dtype)),
-                shape=ir.Shape(array.shape),
-                const_value=ir.tensor(array.copy(), dtype=dtype),
-            )
-            body.register_initializer(constant)
-            body.outputs[index] = constant
-            unused = list(copy.inputs)
-            remove(copy)
-            scene.editor.remove_unused(unused)
-            found = True
-        return found
+        (value,), graph = node.outputs, node.graph
+        if graph is None or graph is scene.model.graph or not value.is_graph_output():
+            return False
+        source = node.inputs[0]
+        array = scene.facts.array(source)
+        tops = {function.graph for function in scene.model.functions.values()}
+        if source is None or array is None or graph in tops:
+            return False
+        if array.nbytes > _LARGEST:
+            return Skip("the constant is large")
+        if scene.model.ir_version < _FIRST_FREE_INITIALIZERS:
+            return Skip("this version of the format has no constants but nodes in subgraphs")
+        tensor = ir.Tensor(array.copy(), name=value.name)
+        new = ir.Value(
+            type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+        )
+        new.name, value.name = value.name, None
+        graph.register_initializer(new)
+        value.replace_all_uses_with(new, replace_graph_outputs=True)
+        remove(node)
+        scene.editor.remove_unused([source])
+        return True

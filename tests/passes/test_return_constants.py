@@ -1,66 +1,60 @@
-"""ReturnConstants: bodies of loops return constants as they are."""
+"""ReturnConstants: results of subgraphs need no Identity."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from onnxslim_rx.ir import nodes
-from onnxslim_rx.manager import PassManager
 from onnxslim_rx_passes.return_constants import ReturnConstants
 
-LOOP = """g (float16[2] x, int64 k) => (float16[2] y) {{
-    n = Abs(k)
-    y = Loop (n, t, x) <body = b (int64 i, bool c, float16[2] s) => (bool d, float16[2] r) {{
-      {body} }}> }}"""
-WEIGHTS = {"t": np.array(True)}
+LOOP = """g (float[2] x, int64 n) => (float[2] y) {
+    y = Loop (n, yes, x) <body = b (int64 i, bool c, float[2] v) => (bool d, float[2] w)
+        { d = Identity(yes)  w = Exp(v) }> }"""
 
 
-@pytest.mark.parametrize("form", ["initializer", "node"])
-def test_a_condition_that_always_holds(rewrite, form):
-    body = "r = Add(s, s)  d = Identity(t)"
-    if form == "node":
-        body = "r = Add(s, s)  w = Constant<value = bool {1}>()  d = Identity(w)"
+def test_the_condition_of_a_loop_is_returned_directly(rewrite):
+    done = rewrite(ReturnConstants(), LOOP, {"yes": np.bool_(True)}, runs=True)
 
-    done = rewrite(ReturnConstants(), LOOP.format(body=body), WEIGHTS)
-
-    assert done.ops == ["Abs", "Loop", "Add"]
-    returned = done.after.graph[-1].attributes["body"].as_graph().outputs[0]
-    assert returned.is_initializer()
+    assert done.ops == ["Loop", "Exp"]
+    body = next(nodes(done.after)).attributes["body"].as_graph()
+    assert body.outputs[0].is_initializer()
 
 
-KEPT = {
-    "computed": "r = Add(s, s)  d = Not(c)",
-    "what the body was given": "r = Add(s, s)  d = Identity(c)",
-    "read as well": "d = Identity(t)  v = Cast<to = 10>(d)  r = Add(s, v)",
-}
+def test_a_branch_returns_a_constant_of_half_precision(rewrite):
+    text = """g (float16[2] x, bool c) => (float16[2] y) {
+        y = If (c) <then_branch = t () => (float16[2] p) { p = Identity(k) },
+                    else_branch = e () => (float16[2] q) { q = Neg(x) }> }"""
+
+    done = rewrite(ReturnConstants(), text, {"k": np.float16([1, 2])})
+
+    assert done.ops == ["If", "Neg"]
 
 
-@pytest.mark.parametrize("case", KEPT)
-def test_others_stay(rewrite, case):
-    assert not rewrite(ReturnConstants(), LOOP.format(body=KEPT[case]), WEIGHTS).entry.changed
+def test_large_constants_and_those_of_the_model_stay(rewrite):
+    text = """g (float[300] x, bool c) => (float[300] y, float[300] z) {
+        z = Identity(k)
+        y = If (c) <then_branch = t () => (float[300] p) { p = Identity(k) },
+                    else_branch = e () => (float[300] q) { q = Neg(x) }> }"""
+
+    done = rewrite(ReturnConstants(), text, {"k": np.ones(300, "f")})
+
+    assert not done.entry.changed
+    assert done.reasons == ["the constant is large"]
 
 
-def test_large_constants_and_old_formats_stay(rewrite):
-    text = """g (float[2000] x, int64 k) => (float[2000] y) {
-      n = Abs(k)
-      y = Loop (n, t, x) <body = b (int64 i, bool c, float[2000] s) => (bool d, float[2000] r) {
-        d = Identity(c)  r = Identity(w) }> }"""
-    weights = {**WEIGHTS, "w": np.ones(2000, "f")}
-    assert len(rewrite(ReturnConstants(), text, weights).reasons) == 1
+def test_what_is_computed_stays(rewrite):
+    text = LOOP.replace("Identity(yes)", "Identity(c)")
 
-    small = LOOP.format(body="r = Add(s, s)  d = Identity(w)").replace("n, t", "n, t")
-    body = small.replace("d = Id", "w = Constant<value = bool {1}>()  d = Id").replace(
-        "t, x", ", x"
-    )
-    assert not rewrite(ReturnConstants(), body, opset=9, ir_version=3, runs=False).entry.changed
+    assert not rewrite(ReturnConstants(), text, {"yes": np.bool_(True)}).entry.changed
 
 
-def test_the_clean_stage_keeps_it(build_model):
-    text = LOOP.format(body="r = Add(s, s)  d = Identity(t)")
-    others = ["deduplicate-initializers", "lift-constants", "eliminate-noop", "eliminate-dead-code"]
-    model = build_model(text, {**WEIGHTS, "u": np.array(True)})
+def test_functions_and_old_formats_stay(rewrite):
+    function = """<domain: "local", opset_import: ["": 17]>
+    f (a) => (b) { k = Constant<value_float = 2.0>()  b = Identity(k) }"""
+    text = "g (float x) => (float y) { y = local.f(x) }"
 
-    done = PassManager([ReturnConstants(), *others], verify="each").run(model)
-
-    assert "Identity" not in [node.op_type for node in nodes(done.model)]
+    assert not rewrite(ReturnConstants(), text, functions=function).entry.changed
+    old = LOOP.replace("{ d", "{ k = Constant<value = bool {1}>()  d").replace("(yes)", "(k)")
+    old = old.replace("y = Loop", "yes = Constant<value = bool {1}>()  y = Loop")
+    done = rewrite(ReturnConstants(), old, ir_version=3, opset=11, runs=False)
+    assert "this version of the format" in done.reasons[0]
