@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from onnxslim_rx.analysis.facts.rules.elementwise import broadcast_shapes
+from onnxslim_rx.passbase import Skip
 from onnxslim_rx.rules import Scene
 from onnxslim_rx_passes._patterns import equal
 from onnxslim_rx_passes._regions import BROADCASTING, UNARY, is_pointwise
@@ -15,10 +17,18 @@ from onnxslim_rx_passes._regions import BROADCASTING, UNARY, is_pointwise
 if TYPE_CHECKING:
     from onnxslim_rx.analysis.facts import Dim
 
-__all__ = ["narrowed", "readers_keep_shape"]
+__all__ = ["is_elementwise", "narrow", "narrowed", "readers_keep_shape"]
+
+_MOST_NODES = 4
+"""In a chain of elementwise operators that is computed on a smaller tensor."""
 
 _BROADCASTS_FROM = 8
 """The opset from which all elementwise operators broadcast like NumPy."""
+
+
+def is_elementwise(node: ir.Node) -> bool:
+    """Whether `narrowed` may know the operator."""
+    return node.domain == "" and (node.op_type in UNARY or node.op_type in BROADCASTING)
 
 
 def narrowed(
@@ -64,3 +74,41 @@ def readers_keep_shape(value: ir.Value, shape: Sequence[Dim], scene: Scene) -> b
         and equal(narrowed(use.node, {value: shape}, scene), scene.facts.shape(use.node.outputs[0]))
         for use in value.uses()
     )
+
+
+def narrow(node: ir.Node, kept: ir.Value, scene: Scene) -> bool | Skip:
+    """Let the chain of readers of `node` read `kept`, as far as shapes change.
+
+    Args:
+        node: its only output is `kept`, broadcast.
+        kept: a value that `node` reads.
+        scene: makes the change.
+
+    Returns:
+        Why not, where somebody needs the longer tensor.
+    """
+    chain, shape = [node], scene.facts.shape(kept)
+    while shape is not None and not readers_keep_shape(chain[-1].outputs[0], shape, scene):
+        last = chain[-1].outputs[0]
+        readers = {use.node for use in last.uses()}
+        reader = readers.pop() if len(readers) == 1 else None
+        if (
+            reader is None
+            or reader.graph is not node.graph
+            or last.is_graph_output()
+            or len(chain) > _MOST_NODES
+        ):
+            return Skip("somebody needs it in its full shape")
+        shape = narrowed(reader, {last: shape}, scene)
+        chain.append(reader)
+    if shape is None:
+        return Skip("a shape is not known")
+    tape, value = ir.tape.Tape(), kept
+    for before, one in itertools.pairwise(chain):
+        inputs = [value if i is before.outputs[0] else i for i in one.inputs]
+        value = tape.op(one.op_type, inputs, one.attributes)
+    result = chain[-1].outputs[0]
+    if value is kept and not scene.can_forward(result, kept):
+        return Skip("the graph returns it")
+    result.shape = None  # what takes its place is narrower
+    return scene.replace(chain, tape, {result: value})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -13,11 +12,10 @@ from onnxslim_rx.passbase import Skip
 from onnxslim_rx.rules import Rule, Scene
 from onnxslim_rx_passes._patterns import fill_of
 from onnxslim_rx_passes._positions import positions
-from onnxslim_rx_passes._widths import narrowed, readers_keep_shape
+from onnxslim_rx_passes._widths import narrow
 
 __all__ = ["NarrowConditions"]
 
-_MOST_NODES = 4
 _ORDERS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 
 
@@ -40,7 +38,7 @@ class NarrowConditions(Rule):
         for side in (0, 1):
             if _truth(node.inputs[side], scene) == (node.op_type == "And"):
                 kept = node.inputs[1 - side]
-                return False if kept is None else _drop(node, kept, scene)
+                return False if kept is None else narrow(node, kept, scene)
         return False
 
 
@@ -63,32 +61,3 @@ def _truth(value: ir.Value | None, scene: Scene) -> bool | None:
         return None
     least = a.offset - b.offset - (1 if node.op_type in ("Greater", "Less") else 0)
     return True if is_natural(least) else None
-
-
-def _drop(node: ir.Node, kept: ir.Value, scene: Scene) -> bool | Skip:
-    """Let the chain of readers of `node` read `kept`, as far as shapes change."""
-    chain, shape = [node], scene.facts.shape(kept)
-    while shape is not None and not readers_keep_shape(chain[-1].outputs[0], shape, scene):
-        last = chain[-1].outputs[0]
-        readers = {use.node for use in last.uses()}
-        reader = readers.pop() if len(readers) == 1 else None
-        if (
-            reader is None
-            or reader.graph is not node.graph
-            or last.is_graph_output()
-            or len(chain) > _MOST_NODES
-        ):
-            return Skip("somebody needs the condition in its full shape")
-        shape = narrowed(reader, {last: shape}, scene)
-        chain.append(reader)
-    if shape is None:
-        return Skip("a shape is not known")
-    tape, value = ir.tape.Tape(), kept
-    for before, one in itertools.pairwise(chain):
-        inputs = [value if i is before.outputs[0] else i for i in one.inputs]
-        value = tape.op(one.op_type, inputs, one.attributes)
-    result = chain[-1].outputs[0]
-    if value is kept and not scene.can_forward(result, kept):
-        return Skip("the graph returns it")
-    result.shape = None  # what takes its place is narrower
-    return scene.replace(chain, tape, {result: value})
