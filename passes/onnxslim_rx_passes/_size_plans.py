@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import onnx_ir as ir
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
 
     from onnxslim_rx.analysis.facts import Dim
 
-__all__ = ["Key", "Known", "Numbers", "Part", "Picked", "Plan", "Sized", "plans"]
+__all__ = ["Key", "Known", "Numbers", "Part", "Picked", "Plan", "Scope", "Sized", "plans"]
 
 Key: TypeAlias = "tuple[ir.DataType, int, tuple[Dim, ...]]"
 """Type, rank and content of an integer tensor."""
 
 _INT64 = ir.DataType.INT64
+
+_MOST_TENSORS = 32
 
 _SLICED_FROM = 15
 """Opset whose Shape has a start and an end."""
@@ -32,7 +35,7 @@ class Known(NamedTuple):
 
     Args:
         value: an integer scalar or vector.
-        place: of its node in the graph at hand; less than any there if it comes from outside.
+        place: of its node, counted over all graphs.
         depth: nodes in the longest chain that computes it from shapes.
     """
 
@@ -49,7 +52,7 @@ class Sized:
         value: the tensor.
         shape: its sizes.
         order: the less, the better.
-        place: in the graph at hand, where its shape can be taken.
+        place: where its shape can be taken, counted over all graphs.
         anchor: the node to take it in front of; None: the head of the main graph.
     """
 
@@ -58,6 +61,43 @@ class Sized:
     order: int
     place: float
     anchor: ir.Node | None
+
+
+@dataclasses.dataclass
+class Scope:
+    """What nodes of a graph may read, if it lies before them.
+
+    Args:
+        known: integer scalars and vectors.
+        seen: tensors whose shapes can be taken.
+        sized: the same by each formula among their sizes, the preferred ones first.
+    """
+
+    known: ChainMap[Key, Known] = dataclasses.field(default_factory=ChainMap)
+    seen: ChainMap[ir.Value, Sized] = dataclasses.field(default_factory=ChainMap)
+    sized: ChainMap[Dim, list[Sized]] = dataclasses.field(default_factory=ChainMap)
+
+    def inner(self) -> Scope:
+        """That of a subgraph: what is noted there is not seen outside."""
+        return Scope(self.known.new_child(), self.seen.new_child(), self.sized.new_child())
+
+    def note(self, tensor: Sized) -> None:
+        """Note a tensor."""
+        self.seen[tensor.value] = tensor
+        for dim in dict.fromkeys(tensor.shape):
+            if not isinstance(dim, int):
+                self.sized.maps[0].setdefault(dim, []).append(tensor)
+
+    def with_size(self, dim: Dim, place: float) -> Iterator[Sized]:
+        """Tensors that have this size somewhere and lie before a place; only the first few."""
+        count = 0
+        for level in reversed(self.sized.maps):
+            for tensor in level.get(dim, ()):
+                if tensor.place >= place or count >= _MOST_TENSORS:
+                    break
+                if tensor.anchor is None or tensor.anchor.graph is not None:
+                    count += 1
+                    yield tensor
 
 
 class Numbers(NamedTuple):
@@ -111,13 +151,7 @@ class Plan(NamedTuple):
 
 
 def plans(
-    contents: Sequence[Dim],
-    rank: int,
-    place: float,
-    *,
-    opset: int,
-    known: Mapping[Key, Known],
-    tensors: Mapping[ir.Value, Sized],
+    contents: Sequence[Dim], rank: int, place: float, *, opset: int, scope: Scope
 ) -> Iterator[Plan]:
     """Ways to make a tensor of 64-bit integers, each with few nodes.
 
@@ -126,20 +160,14 @@ def plans(
         rank: 0 or 1.
         place: where it is needed.
         opset: version of the standard operators.
-        known: what is there.
-        tensors: whose shapes can be taken.
+        scope: what can be read.
     """
-    usable = [
-        one
-        for one in tensors.values()
-        if one.place < place and (one.anchor is None or one.anchor.graph is not None)
-    ]
-    found = _Finder(place, opset, known, usable)
+    found = _Finder(place, opset, scope)
     if rank == 0:
         yield from found.scalars(contents[0])
         return
     whole = tuple(contents)
-    for tensor in found.tensors:
+    for tensor in found.tensors(whole):
         piece = found.slice_of(tensor, whole) or found.picks_of(tensor, whole)
         if piece is not None:
             yield _plan([piece])
@@ -149,17 +177,19 @@ def plans(
 
 
 class _Finder:
-    def __init__(
-        self, place: float, opset: int, known: Mapping[Key, Known], tensors: Sequence[Sized]
-    ) -> None:
+    def __init__(self, place: float, opset: int, scope: Scope) -> None:
         self.place = place
         self.opset = opset
-        self.known = known
-        self.tensors = tensors
+        self.scope = scope
+
+    def tensors(self, contents: Sequence[Dim]) -> Iterator[Sized]:
+        """Those that may have these sizes."""
+        first = next((dim for dim in contents if not isinstance(dim, int)), None)
+        return iter(()) if first is None else self.scope.with_size(first, self.place)
 
     def existing(self, rank: int, contents: tuple[Dim, ...]) -> Known | None:
         """What is there with this content."""
-        one = self.known.get((_INT64, rank, contents))
+        one = self.scope.known.get((_INT64, rank, contents))
         if one is None or one.place >= self.place:
             return None
         node = one.value.producer()
@@ -187,7 +217,7 @@ class _Finder:
         vector = self.existing(1, (size,))
         if vector is not None and self.opset >= _SQUEEZE_FROM:
             yield _plan([Part(vector, lifts=True)])
-        for tensor in self.tensors:
+        for tensor in self.tensors((size,)):
             picked = self.picks_of(tensor, (size,))
             if picked is not None:
                 yield _plan([picked])
@@ -220,14 +250,14 @@ class _Finder:
             vector = self.existing(1, run)
             if vector is not None:
                 return Part(vector, lifts=False), end
-            for tensor in self.tensors:
+            for tensor in self.tensors(run):
                 piece = self.slice_of(tensor, run)
                 if piece is not None:
                     return piece, end
         scalar = self.existing(0, (contents[start],))
         if scalar is not None and self.opset >= _SQUEEZE_FROM:
             return Part(scalar, lifts=True), start + 1
-        for tensor in self.tensors:
+        for tensor in self.tensors(contents[start : start + 1]):
             piece = self.picks_of(tensor, contents[start : start + 1])
             if piece is not None:
                 return piece, start + 1

@@ -14,16 +14,23 @@ from onnxslim_rx.ir import bodies
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass
 from onnxslim_rx.rewriter import Editor, remove
 from onnxslim_rx_passes._patterns import is_read, shape_constant
-from onnxslim_rx_passes._size_plans import Key, Known, Numbers, Part, Picked, Plan, Sized, plans
+from onnxslim_rx_passes._size_plans import (
+    Key,
+    Known,
+    Numbers,
+    Part,
+    Picked,
+    Plan,
+    Scope,
+    Sized,
+    plans,
+)
 
 __all__ = ["SimplifyShapes"]
 
 _MOST_ROUNDS = 8
 _MOST_DYING = 64
 """Nodes that one new shape may be counted to save."""
-
-_OUTSIDE = -1.0
-"""The place of what lies around a graph."""
 
 _INT64 = ir.DataType.INT64
 
@@ -48,30 +55,10 @@ class SimplifyShapes(RewritePass):
         work = _Work(model, ctx.facts or Facts(model), self.name)
         for _ in range(_MOST_ROUNDS):
             before = work.changes
-            work.graph(model.graph, _Scope({}, work.inputs()))
+            work.graph(model.graph, work.inputs())
             if work.changes == before:
                 break
         return PassResult(model, work.changes > 0, work.changes)
-
-
-@dataclasses.dataclass
-class _Scope:
-    """What nodes of a graph may read.
-
-    Args:
-        known: integer scalars and vectors.
-        tensors: whose shapes can be taken, the preferred ones first.
-    """
-
-    known: dict[Key, Known]
-    tensors: dict[ir.Value, Sized]
-
-    def inner(self) -> _Scope:
-        """That of a subgraph of the next node."""
-        return _Scope(
-            {key: one._replace(place=_OUTSIDE) for key, one in self.known.items()},
-            {v: dataclasses.replace(one, place=_OUTSIDE) for v, one in self.tensors.items()},
-        )
 
 
 class _Work:
@@ -82,32 +69,35 @@ class _Work:
         self.editor = Editor(model)
         self.opset = model.opset_imports.get("", 1)
         self.changes = 0
+        self.place = 0
 
-    def inputs(self) -> dict[ir.Value, Sized]:
+    def inputs(self) -> Scope:
         """The inputs of the model, whose shapes cost nothing."""
-        found: dict[ir.Value, Sized] = {}
+        scope = Scope()
         for value in self.model.graph.inputs:
             shape = self.facts.shape(value)
             if shape and not value.is_initializer():
-                found[value] = Sized(value, shape, len(found), _OUTSIDE, None)
-        return found
+                scope.note(Sized(value, shape, len(scope.seen), 0.0, None))
+        return scope
 
-    def graph(self, graph: ir.Graph, scope: _Scope) -> None:
+    def graph(self, graph: ir.Graph, scope: Scope) -> None:
         """Merge what is the same, in order; then make anew what can be had cheaper, the last first.
 
         Args:
             graph: the main graph, or a subgraph.
             scope: what lies around; more is noted there.
         """
-        places = {node: float(place) for place, node in enumerate(graph)}
-        for node, place in places.items():
+        places: dict[ir.Node, int] = {}
+        for node in list(graph):
             for body in bodies(node):
                 self.graph(body, scope.inner())
+            self.place += 1
+            places[node] = self.place
             if node.op_type == "Constant" or node.domain != "":
                 continue
-            self.note_shape(node, place, scope)
+            self.note_shape(node, self.place, scope)
             for value in node.outputs:
-                self.merge(node, value, place, scope)
+                self.merge(node, value, self.place, scope)
         for node in reversed(places):
             if node.graph is not None and len(node.outputs) == 1 and node.domain == "":
                 self.renew(node, places[node], scope)
@@ -120,14 +110,14 @@ class _Work:
         dtype, rank = self.facts.dtype(value), self.facts.rank(value)
         return None if dtype is None or rank is None else (dtype, rank, contents)
 
-    def note_shape(self, node: ir.Node, place: float, scope: _Scope) -> None:
+    def note_shape(self, node: ir.Node, place: float, scope: Scope) -> None:
         """Note the tensor whose shape a node takes."""
         value = node.inputs[0] if node.op_type == "Shape" else None
         shape = self.facts.shape(value)
-        if value is not None and shape and value not in scope.tensors:
-            scope.tensors[value] = Sized(value, shape, len(scope.tensors), place - 0.5, node)
+        if value is not None and shape and value not in scope.seen:
+            scope.note(Sized(value, shape, len(scope.seen), place - 0.5, node))
 
-    def merge(self, node: ir.Node, value: ir.Value, place: float, scope: _Scope) -> None:
+    def merge(self, node: ir.Node, value: ir.Value, place: float, scope: Scope) -> None:
         """Let readers of `value` read what was computed before; else note it."""
         key = self.key(value)
         if key is None or not is_read(value):
@@ -140,13 +130,13 @@ class _Work:
         depths = [self.depth(one, scope) for one in node.inputs]
         scope.known[key] = Known(value, place, 1 + max(depths, default=0))
 
-    def depth(self, value: ir.Value | None, scope: _Scope) -> int:
+    def depth(self, value: ir.Value | None, scope: Scope) -> int:
         """Nodes in the chain that computes a size; 0 for other tensors."""
         key = None if value is None else self.key(value)
         known = None if key is None else scope.known.get(key)
         return 0 if known is None else known.depth
 
-    def renew(self, node: ir.Node, place: float, scope: _Scope) -> None:
+    def renew(self, node: ir.Node, place: float, scope: Scope) -> None:
         """Make the output of `node` with fewer nodes, or in a shorter chain, if possible."""
         (value,) = node.outputs
         key = self.key(value)
@@ -159,9 +149,7 @@ class _Work:
             return  # what lies around a subgraph cannot be returned by it
         best: tuple[tuple[int, int, int], Plan] | None = None
         current = (0, known.depth, self.order(node, scope))
-        for plan in plans(
-            key[2], key[1], place, opset=self.opset, known=scope.known, tensors=scope.tensors
-        ):
+        for plan in plans(key[2], key[1], place, opset=self.opset, scope=scope):
             kept = {part.known.value for part in plan.pieces if isinstance(part, Part)}
             for picked in (piece for piece in plan.pieces if isinstance(piece, Picked)):
                 kept.add(picked.whole.value if picked.whole else picked.tensor.value)
@@ -173,14 +161,14 @@ class _Work:
         if best is not None:
             self.carry_out(best[1], node, place, scope)
 
-    def order(self, node: ir.Node, scope: _Scope) -> int:
+    def order(self, node: ir.Node, scope: Scope) -> int:
         """How good the tensor is whose shape `node` takes; see `Sized`."""
         if node.op_type != "Shape" or node.inputs[0] is None:
             return -1  # another tensor alone is no reason
-        found = scope.tensors.get(node.inputs[0])
+        found = scope.seen.get(node.inputs[0])
         return -1 if found is None else found.order
 
-    def carry_out(self, plan: Plan, node: ir.Node, place: float, scope: _Scope) -> None:
+    def carry_out(self, plan: Plan, node: ir.Node, place: float, scope: Scope) -> None:
         """Put the nodes of a plan into the graph, and let them take the place of `node`."""
         (value,) = node.outputs
         tape, scalar = ir.tape.Tape(), self.facts.rank(value) == 0
@@ -198,7 +186,7 @@ class _Work:
         piece: Numbers | Picked | Part,
         tape: ir.tape.Tape,
         node: ir.Node,
-        scope: _Scope,
+        scope: Scope,
         *,
         scalar: bool,
     ) -> ir.Value:
@@ -220,7 +208,7 @@ class _Work:
         indices = tape.initializer(ir.tensor(array), name=f"{node.outputs[0].name}.indices")
         return tape.op("Gather", [whole, indices], {"axis": 0})
 
-    def shape(self, tensor: Sized, start: int, end: int, node: ir.Node, scope: _Scope) -> ir.Value:
+    def shape(self, tensor: Sized, start: int, end: int, node: ir.Node, scope: Scope) -> ir.Value:
         """A new Shape of a tensor, where its shape is taken first."""
         key = (_INT64, 1, tensor.shape[start:end])
         tape = ir.tape.Tape()
