@@ -88,6 +88,10 @@ class Scope:
             if not isinstance(dim, int):
                 self.sized.maps[0].setdefault(dim, []).append(tensor)
 
+    def count(self, dim: Dim) -> int:
+        """How many tensors have this size somewhere."""
+        return sum(len(level.get(dim, ())) for level in self.sized.maps)
+
     def with_size(self, dim: Dim, place: float) -> Iterator[Sized]:
         """Tensors that have this size somewhere and lie before a place; only the first few."""
         count = 0
@@ -184,8 +188,9 @@ class _Finder:
 
     def tensors(self, contents: Sequence[Dim]) -> Iterator[Sized]:
         """Those that may have these sizes."""
-        first = next((dim for dim in contents if not isinstance(dim, int)), None)
-        return iter(()) if first is None else self.scope.with_size(first, self.place)
+        dims = [dim for dim in contents if not isinstance(dim, int)]
+        rarest = min(dims, key=self.scope.count, default=None)
+        return iter(()) if rarest is None else self.scope.with_size(rarest, self.place)
 
     def existing(self, rank: int, contents: tuple[Dim, ...]) -> Known | None:
         """What is there with this content."""

@@ -204,3 +204,20 @@ def test_any_choice_of_sizes_stays_what_it_was(rewrite, seed, opset):
 
     before = sum(node.op_type != "Constant" for node in done.before.graph)
     assert sum(op != "Constant" for op in done.ops) <= before
+
+
+def test_one_tensor_among_many_is_found(rewrite):
+    lines, last = [], "x"
+    for index in range(40):
+        lines.append(f"s{index} = Shape({last})  g{index} = Gather(s{index}, v2)")
+        lines.append(f"a{index} = Concat<axis = 2>({last}, x)")
+        last = f"a{index}"
+    lines.append(f"s = Shape({last})  b = Gather(s, z)  l = Gather(s, v2)")
+    lines.append("t = Concat<axis = 0>(b, l)  y = Neg(t)")
+    lines.append(f"o = Concat<axis = 0>({', '.join(f'g{index}' for index in range(40))})")
+    text = "g (float[N, 4, M] x) => (int64[2] y, int64[40] o) {" + "  ".join(lines) + "}"
+
+    done = rewrite(SimplifyShapes(), text, {"z": INDICES["z"], "v2": INDICES["v2"]})
+
+    assert len(done.ops) < len(done.before.graph)
+    assert done.ops.count("Concat") == 41
