@@ -81,7 +81,7 @@ def run(site: Path, root: Path, *command: str) -> str:
 
 
 def test_registry_and_manager_take_a_pass_from_another_distribution(site, root):
-    expected = "cancel-negations 1 [('z', 'feeds an output of the graph')]"
+    expected = "cancel-negations 1 [('z', 'the graph returns it under a name of its own')]"
     assert run(site, root, "-c", USE).strip() == expected
 
 
