@@ -1,24 +1,118 @@
-"""Truncated singular value decomposition with balanced factors."""
+"""Singular value decomposition, truncated: one door to every method."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from onnxslim_rx.linalg.cost import fastest
+from onnxslim_rx.linalg.exact import Triple, full_svd, gram_svd
+from onnxslim_rx.linalg.matrix import (
+    Array,
+    Matrix,
+    balance,
+    check_matrix,
+    check_rank,
+    energy,
+    fix_signs,
+    floating,
+    tail,
+    to_unit_scale,
+)
+from onnxslim_rx.linalg.randomized import randomized_svd
+from onnxslim_rx.linalg.sketch import GaussianSketch, HadamardSketch
+
 __all__ = [
+    "Svd",
     "balance",
     "check_matrix",
     "check_rank",
     "error_curve",
     "fix_signs",
+    "svd",
     "tail",
     "truncated_svd",
 ]
 
-Matrix = npt.NDArray[np.float64]
+_SKETCHES: dict[str, type[GaussianSketch] | type[HadamardSketch]] = {
+    "randomized": GaussianSketch,
+    "srht": HadamardSketch,
+}
+METHODS = ("auto", "full", "gram", *_SKETCHES)
+# Below this share of the norm, squares of singular values do not tell the error.
+_LEAST_FROM_ENERGY = 1e-5
+_CHUNK = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Svd:
+    """A product `u diag(s) vt` of some rank R that stands for a matrix (K, N).
+
+    Attributes:
+        u: (K, R), orthonormal; the entry of largest size in each column is positive.
+        s: (R,), at least 0, not increasing.
+        vt: (R, N), orthonormal rows.
+        error: `||A - u diag(s) vt||_F / ||A||_F`, in [0, 1]; 0 for the zero matrix.
+        method: the one that was used: "full", "gram", "randomized" or "srht".
+    """
+
+    u: Matrix
+    s: Matrix
+    vt: Matrix
+    error: float
+    method: str
+
+    def factors(self) -> tuple[Matrix, Matrix]:
+        """P (K, R) and Q (R, N), whose product it is; column i of P as long as row i of Q."""
+        root = np.sqrt(self.s)
+        return self.u * root, self.vt * root[:, None]
+
+
+def svd(
+    a: npt.NDArray[Any], rank: int, *, method: str = "auto", seed: int = 0, tol: float = 1e-4
+) -> Svd:
+    """The best approximation of a matrix by one of rank `rank`, or nearly.
+
+    Args:
+        a: (K, N), finite, of any number type.
+        rank: 1 to min(K, N).
+        method: "full": LAPACK. "gram": eigenvectors of the smaller Gram matrix, made exact.
+            "randomized": block Krylov from a Gaussian test matrix; "srht": from a subsampled
+            Hadamard transform. "auto": the fastest for the shape, by a model of measured speeds.
+        seed: of the test matrix; equal input, seed and thread count give equal bytes.
+        tol: how much larger than the least the error may be, as a share of it, estimated, not
+            guaranteed; 0 lets "auto" choose among the exact methods only.
+
+    Returns:
+        See `Svd`. The exact methods reach the least error up to rounding.
+
+    Raises:
+        ValueError: not a finite matrix, a rank out of range, an unknown method, tol below 0, or
+            tol = 0 for a randomized method.
+
+    Source: Eckart & Young, Psychometrika 1(3), 1936; Halko, Martinsson & Tropp, SIAM Review 53(2),
+    2011; see `randomized`.
+    """
+    if method not in METHODS:
+        raise ValueError(f"found method {method!r}; expected one of {', '.join(METHODS)}")
+    if not tol >= 0.0 or (tol == 0.0 and method in _SKETCHES):
+        raise ValueError(f"found tol {tol} for method {method}; expected more than 0")
+    matrix = floating(a)
+    check_rank(rank, matrix.shape)
+    if method == "auto":
+        method = fastest(matrix.shape, rank, tol)
+    matrix, exponent = to_unit_scale(matrix)
+    if not matrix.any():
+        k, n = matrix.shape
+        return Svd(np.eye(k, rank), np.zeros(rank), np.eye(rank, n), 0.0, method)
+    u, s, vt = _triple(matrix, rank, method, seed, tol)
+    error = _relative_error(matrix, u, s, vt)
+    u, vt = fix_signs(u, vt)
+    return Svd(u, np.ldexp(s, exponent), vt, error, method)
 
 
 def truncated_svd(weight: npt.NDArray[Any], rank: int) -> tuple[Matrix, Matrix]:
@@ -37,11 +131,8 @@ def truncated_svd(weight: npt.NDArray[Any], rank: int) -> tuple[Matrix, Matrix]:
 
     Source: Eckart & Young, Psychometrika 1(3), 1936.
     """
-    w = check_matrix(weight)
-    check_rank(rank, w.shape)
-    u, s, vt = scipy.linalg.svd(w, full_matrices=False, check_finite=False)
-    root = np.sqrt(s[:rank])
-    return fix_signs(u[:, :rank] * root, vt[:rank] * root[:, None])
+    p, q = svd(weight, rank, tol=0.0).factors()
+    return fix_signs(p, q)
 
 
 def error_curve(weight: npt.NDArray[Any]) -> Matrix:
@@ -57,47 +148,25 @@ def error_curve(weight: npt.NDArray[Any]) -> Matrix:
     Raises:
         ValueError: not a finite matrix.
     """
-    w = check_matrix(weight)
+    w, _ = to_unit_scale(check_matrix(weight))
     return tail(scipy.linalg.svdvals(w, check_finite=False) ** 2)
 
 
-def tail(energies: Matrix) -> Matrix:
-    """sqrt(sum of energies from entry r on / sum of all), for r = 0 to their number."""
-    tails = np.append(np.cumsum(energies[::-1])[::-1], 0.0)
-    return np.sqrt(tails / tails[0]) if tails[0] > 0 else np.zeros_like(tails)
+def _triple(a: Array, rank: int, method: str, seed: int, tol: float) -> Triple:
+    if method in _SKETCHES:
+        return randomized_svd(a, rank, _SKETCHES[method], np.random.default_rng(seed), tol)
+    exact = full_svd if method == "full" else gram_svd
+    return exact(a.astype(np.float64, copy=False), rank)
 
 
-def fix_signs(p: Matrix, q: Matrix) -> tuple[Matrix, Matrix]:
-    """Flip column i of p and row i of q so that the entry of p of largest size is positive."""
-    largest = np.argmax(np.abs(p), axis=0)
-    signs = np.where(p[largest, np.arange(p.shape[1])] < 0, -1.0, 1.0)
-    return p * signs, q * signs[:, None]
-
-
-def balance(p: Matrix, q: Matrix) -> tuple[Matrix, Matrix]:
-    """Scale column i of p and row i of q to equal norms; their product stays the same."""
-    norm_p, norm_q = np.linalg.norm(p, axis=0), np.linalg.norm(q, axis=1)
-    live = (norm_p > 0) & (norm_q > 0)
-    scale = np.ones_like(norm_p)
-    scale[live] = np.sqrt(norm_q[live] / norm_p[live])
-    return p * scale, q / scale[:, None]
-
-
-def check_matrix(weight: npt.NDArray[Any]) -> Matrix:
-    """The matrix in float64.
-
-    Raises:
-        ValueError: not two axes, an empty one, or an entry that is not finite.
-    """
-    w = np.asarray(weight, dtype=np.float64)
-    if w.ndim != 2 or 0 in w.shape:
-        raise ValueError(f"found an array of shape {w.shape}; expected a matrix that is not empty")
-    if not np.isfinite(w).all():
-        raise ValueError("found NaN or infinity in the matrix; expected finite numbers")
-    return w
-
-
-def check_rank(rank: int, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless 1 <= rank <= min(shape)."""
-    if not 1 <= rank <= min(shape):
-        raise ValueError(f"found rank {rank}; expected 1 to {min(shape)} for shape {shape}")
+def _relative_error(a: Array, u: Matrix, s: Matrix, vt: Matrix) -> float:
+    total = energy(a)
+    left = max(total - float(s @ s), 0.0) / total
+    if left > _LEAST_FROM_ENERGY**2:
+        return float(np.sqrt(left))
+    rows = max(_CHUNK // a.shape[1], 1)
+    left = sum(
+        energy(a[start : start + rows] - (u[start : start + rows] * s) @ vt)
+        for start in range(0, a.shape[0], rows)
+    )
+    return float(np.sqrt(left / total))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from onnxslim_rx.linalg.svd import (
+from onnxslim_rx.linalg.matrix import (
     Matrix,
     balance,
     check_matrix,
