@@ -63,7 +63,8 @@ class PassInfo:
 
     Args:
         name: as registered.
-        kind: "rewrite" (exact up to rounding) or "compression".
+        kind: "rewrite" (exact up to rounding) or "compression"; the command line says "optional" of
+            rewrites that only `--also` uses.
         summary: first line of the docstring.
         options: in the order of the constructor.
         distribution: the installed package that offers it.

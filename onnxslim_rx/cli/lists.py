@@ -22,8 +22,12 @@ def passes(args: argparse.Namespace) -> int:
     """List the passes that are installed."""
     check_outputs({"--json": args.json}, {})
     from onnxslim_rx import registry
+    from onnxslim_rx.pipeline import OPTIONAL
 
-    found = registry.describe()
+    found = [
+        dataclasses.replace(info, kind="optional") if info.name in OPTIONAL else info
+        for info in registry.describe()
+    ]
 
     def draw(console: Console) -> None:
         from onnxslim_rx.report.views import print_passes
