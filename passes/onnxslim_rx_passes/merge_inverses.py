@@ -55,8 +55,6 @@ def _inner(value: ir.Value | None, node: ir.Node, scene: Scene, *types: str) -> 
 
 def _sum(node: ir.Node, scene: Scene) -> bool:
     a, b = node.inputs
-    if a is b:
-        return False
     right = _inner(b, node, scene, "Neg")
     tape = ir.tape.Tape()
     if right is not None:
@@ -70,10 +68,7 @@ def _sum(node: ir.Node, scene: Scene) -> bool:
 
 
 def _product(node: ir.Node, scene: Scene) -> bool | Skip:
-    a, b = node.inputs
-    if a is b:
-        return False
-    negatives = [_inner(value, node, scene, "Neg") for value in (a, b)]
+    negatives = [_inner(value, node, scene, "Neg") for value in node.inputs]
     left, right = negatives
     if left is None and right is None:
         return node.op_type == "Mul" and _quotient(node, scene)

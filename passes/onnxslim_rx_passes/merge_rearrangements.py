@@ -132,11 +132,7 @@ def _sliced(node: ir.Node, numbers: Array, scene: Scene) -> Array | None:
     for cut in cuts:
         if not isinstance(cut.start, int) or not isinstance(cut.end, int):
             return None
-        size = numbers.shape[cut.axis]
-        end: int | None = cut.end
-        if cut.step < 0 and cut.end < -size:
-            end = None  # beyond the first element
-        index[cut.axis] = slice(cut.start, end, cut.step)
+        index[cut.axis] = slice(cut.start, cut.end, cut.step)
     return numbers[tuple(index)]
 
 

@@ -47,7 +47,7 @@ class ReplaceFullGather(Rule):
             before = scene.facts.shape(value)
             if before is None:
                 break
-            if equal(before, result):
+            if equal(before, result):  # so the counters take all places
                 return scene.forward(node, node.outputs[0], value)
             ones = ones_between(before, result)
             if ones is not None:
@@ -75,8 +75,7 @@ def _row_by_row(node: ir.Node, scene: Scene) -> ir.Value | None:
     if axis != 0 or scene.maker(indices, "Add", "Range", "Reshape", "Unsqueeze") is None:
         return None
     found, shape = positions(indices, scene), scene.facts.shape(indices)
-    rows = scene.facts.shape(data)
-    if found is None or shape is None or not rows or found.offset != 0:
+    if found is None or shape is None or found.offset != 0:
         return None
     count: Dim = 1
     for step, size in zip(reversed(found.steps), reversed(shape), strict=True):
@@ -85,35 +84,26 @@ def _row_by_row(node: ir.Node, scene: Scene) -> ir.Value | None:
         if step != count:
             return None
         count = count * size
-    return data if count == rows[0] else None
+    return data
 
 
 def _axis_by_axis(node: ir.Node, scene: Scene) -> ir.Value | None:
     """What a GatherND picks from, if it picks all of it in order."""
     data, indices = node.inputs
     concat = scene.maker(indices, "Concat")
-    shape, rank = scene.facts.shape(data), scene.facts.rank(indices)
-    if concat is None or shape is None or rank is None:
+    count, rank = scene.facts.rank(data), scene.facts.rank(indices)
+    if concat is None or rank is None:
         return None
     if node.attributes.get_int("batch_dims", 0) != 0:
         return None
     if normal_axis(concat.attributes.get_int("axis", 0), rank) != rank - 1:
         return None
-    if len(concat.inputs) != len(shape):
+    columns = [_column(value, scene) for value in concat.inputs]
+    axes = [None if column is None else _counts(column) for column in columns]
+    known = [axis for axis in axes if axis is not None]
+    if len(known) < len(axes) or len(axes) != count:
         return None
-    counted = [_column(value, scene) for value in concat.inputs]
-    sizes = scene.facts.shape(concat.inputs[0])
-    if sizes is None:
-        return None
-    last = -1
-    for column, size in zip(counted, shape, strict=True):
-        axis = None if column is None else _counts(column)
-        if axis is None or axis <= last or sizes[axis] != size:
-            return None
-        if any(one != 1 for one in sizes[last + 1 : axis]):
-            return None
-        last = axis
-    return data if all(one == 1 for one in sizes[last + 1 :]) else None
+    return data if known == sorted(set(known)) else None
 
 
 def _column(value: ir.Value | None, scene: Scene) -> Positions | None:

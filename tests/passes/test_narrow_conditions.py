@@ -66,6 +66,7 @@ def test_a_condition_that_is_read_at_once(rewrite):
 
 KEPT = {
     "it may be false": (f"{COUNT}  u = Unsqueeze(r, a1)  t = GreaterOrEqual(u, one)", USE),
+    "its first element is not": (f"{COUNT}  u = Unsqueeze(r, a1)  t = Greater(u, zero)", USE),
     "it is false": (f"{COUNT}  u = Unsqueeze(r, a1)  t = Less(u, zero)", USE),
     "its shape is returned": (
         f"{COUNT}  u = Unsqueeze(r, a1)  t = GreaterOrEqual(u, zero)",
@@ -95,9 +96,18 @@ def test_or_with_true_is_not_or_with_false(rewrite):
 
 
 def test_the_shape_that_the_file_states_is_not_kept(build_model):
-    text = """g (float[4, M] x, bool[M] m) => (float[4, M] y) <float[4, M] w>
-    { c = And(yes, m)  w = Where(c, x, x)  v = Neg(w)  y = Add(v, x) }"""
-    model = build_model(text, {"yes": WEIGHTS["yes"]})
+    text = """g (float[4, M] x, bool[M] m) => (float[4, M] y) <float[4, M] w, float[4, M] v>
+    { c = And(yes, m)  w = Where(c, k, k)  v = Neg(w)  y = Add(v, x) }"""
+    model = build_model(text, {"yes": WEIGHTS["yes"], "k": np.float32(1)})
     done = PassManager([NarrowConditions()], verify=None).run(model)
 
     assert [node.op_type for node in done.model.graph] == ["Where", "Neg", "Add"]
+    assert done.model.graph[1].outputs[0].shape is None
+
+
+def test_a_condition_that_is_returned_stays(rewrite):
+    text = f"""g (float16[4, M] x, bool[M] m) => (float16[A, B] y, bool[A, B] c)
+    {{ c = And(yes, m)  {USE} }}"""
+    weights = {name: WEIGHTS[name] for name in ("yes", "null", "low")}
+
+    assert not rewrite(NarrowConditions(), text, weights).entry.changed

@@ -78,6 +78,25 @@ KEPT = {
 }
 
 
+SQUARE = {
+    "the other order": "n = Concat<axis = -1>(q, p)",
+    "one axis twice": "n = Concat<axis = -1>(p, p)",
+    "from the second on": "w = Sub(q, o)  n = Concat<axis = -1>(p, w)",
+}
+
+
+@pytest.mark.parametrize("case", SQUARE)
+def test_other_places_of_a_square_stay(rewrite, case):
+    table = TABLE.replace("n = Concat<axis = -1>(p, q)", SQUARE[case])
+    weights = {**WEIGHTS, "o": np.array(1)}
+    body = f"{COUNTERS}  {table}  y = GatherND(x, n)"
+    words = body.replace(",", " ").replace(")", " ").replace("(", " ").split()
+    weights = {name: array for name, array in weights.items() if name in words}
+    text = f"g (float[N, N] x) => (float[A, B, C, D] y) {{ {body} }}"
+
+    assert not rewrite(ReplaceFullGather(), text, weights, sizes={"N": 3}).entry.changed
+
+
 @pytest.mark.parametrize("case", KEPT)
 def test_other_places_stay(rewrite, case):
     done = run(rewrite, KEPT[case], result="float[?]", sizes={"N": 3, "M": 3}, runs=False)

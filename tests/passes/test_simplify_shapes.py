@@ -221,3 +221,26 @@ def test_one_tensor_among_many_is_found(rewrite):
 
     assert len(done.ops) < len(done.before.graph)
     assert done.ops.count("Concat") == 41
+
+
+def test_what_is_gone_is_not_read(rewrite):
+    text = """g (float[N, M] x) => (int64[2] y, int64[2] w)
+    { s = Shape(x)  g = Gather(s, i0)  a = Unsqueeze(g, z)
+      k = Concat<axis = 0>(s, v2)  p = Gather(k, q)  y = Neg(p)
+      h = Gather(s, i1)  b = Unsqueeze(h, z)  c = Concat<axis = 0>(a, b)  w = Neg(c) }"""
+    weights = {**INDICES, "q": np.array([0, 2])}
+    del weights["v1"]
+
+    done = rewrite(SimplifyShapes(), text, weights)
+
+    assert "Unsqueeze" not in done.ops
+
+
+def test_what_comes_later_is_not_read(rewrite):
+    text = """g (float[N, 4, M] x) => (int64[1] y, int64[1] w)
+    { s = Shape(x)  g = Gather(s, v2)  d = Add(g, g)  y = Neg(d)
+      c = Concat<axis = 2>(x, x)  t = Shape(c)  w = Gather(t, v2) }"""
+
+    done = rewrite(SimplifyShapes(), text, {"v2": INDICES["v2"]})
+
+    assert "Add" in done.ops

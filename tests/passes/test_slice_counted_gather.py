@@ -56,6 +56,10 @@ def test_old_opsets(rewrite):
 
 
 KEPT = {
+    "from 1 to one more": (
+        "u = Gather(s, one)  t = Add(u, one)  i = Range(one, t, one)  " + SUM,
+        {},
+    ),
     "from 1 on": ("t = Gather(s, one)  i = Range(one, t, one)  " + SUM, {}),
     "every other": ("t = Gather(s, one)  i = Range(zero, t, two)  " + SUM, {}),
     "other numbers": (
