@@ -117,7 +117,8 @@ def _grow(
         restart = basis.closed
         step(block if restart else 0)
         exhausted = restart and basis.closed
-    basis.fill(rank, rng)
+    if basis.width < rank:
+        basis.fill(rank, rng)
     held = [basis.leading_energy(rank)]
     while True:
         left = max(total - held[-1], 0.0)
