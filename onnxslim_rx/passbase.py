@@ -206,11 +206,16 @@ class LayerStatistics:
 
     Args:
         gram: (K, K) float64, `X^T X` summed over all `rows` rows that entered the layer, or None
-            where the layer has none (embeddings, convolutions).
+            where the layer has none (embeddings, convolutions). The input of a recurrent layer
+            counts as that of a linear one.
         counts: (V,) int64, how often each row of an embedding was read, or None.
         rows: number of rows of X seen.
         sample: (R, K) a few rows of X as they came, for measuring on real activations, or None.
         shape: shape of the layer's activation in the longest sample seen, for measuring latency.
+        mean, mean_abs, low, high: (K,) float64, of each column of X: mean, mean absolute value,
+            least and largest value; None where there is no Gram matrix.
+        cross: (K, K') float64, `X^T Z` with the rows Z that enter the same layer of another
+            network, or None; see `calibration.collect_cross`.
     """
 
     gram: npt.NDArray[np.float64] | None
@@ -218,6 +223,11 @@ class LayerStatistics:
     rows: int
     sample: Array | None
     shape: tuple[int, ...]
+    mean: npt.NDArray[np.float64] | None = None
+    mean_abs: npt.NDArray[np.float64] | None = None
+    low: npt.NDArray[np.float64] | None = None
+    high: npt.NDArray[np.float64] | None = None
+    cross: npt.NDArray[np.float64] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,7 +115,9 @@ def statistics(
     if not shapes_only:
         return found
     return {
-        name: dataclasses.replace(found[name], gram=None, counts=None, sample=None)
+        name: LayerStatistics(
+            gram=None, counts=None, rows=found[name].rows, sample=None, shape=found[name].shape
+        )
         for name in found
     }
 

@@ -28,7 +28,7 @@ Run = Callable[[dict[str, Any]], dict[str, Any]]
 
 def run_step(
     model: ir.Model,
-    step: Step,
+    step: Step[Reading],
     data: Dataset,
     observers: Mapping[Reading, Observer],
     spool: Spool,
@@ -52,17 +52,19 @@ def run_step(
         for number, sample in enumerate(data):
             feeds = read() | {name: sample[name] for name in given}
             run = run or _loaded(model, step, list(observers), feeds, saved)
-            values = dict(sample) | run(feeds)
+            values = dict(sample) | feeds | run(feeds)
             masks = masks_of({name: sample[name] for name in inputs})
             for reading, observer in observers.items():
-                observer.see(_found(reading, values), masks, f"calibration sample {number}")
+                if all(_content(gate, values).all() == open_ for gate, open_ in reading.gates):
+                    where = f"calibration sample {number}"
+                    observer.see(_found(reading, values), masks, where)
             write(values)
             advance(1)
 
 
 def _loaded(
     model: ir.Model,
-    step: Step,
+    step: Step[Reading],
     readings: Sequence[Reading],
     feeds: Mapping[str, Any],
     saved: Sequence[str],
@@ -84,21 +86,26 @@ def _shape_name(value: ir.Value) -> str:
     return f"{value.name}:rx-shape"
 
 
-def _found(reading: Reading, values: Mapping[str, Any]) -> Array:
+def _found(reading: Reading, values: Mapping[str, Any]) -> list[Array]:
+    """What the observer of `reading` is shown."""
     if reading.output is not None:
-        shapes = [values[_shape_name(value)] for value in (reading.value, reading.output)]
-        return np.concatenate(shapes)
-    if reading.value.is_initializer() and reading.value.const_value is not None:
-        return reading.value.const_value.numpy()
-    return np.asarray(values[_name(reading.value)])
+        return [values[_shape_name(value)] for value in (reading.value, reading.output)]
+    pair = [reading.value] if reading.other is None else [reading.value, reading.other]
+    return [_content(value, values) for value in pair]
+
+
+def _content(value: ir.Value, values: Mapping[str, Any]) -> Array:
+    if value.is_initializer() and value.const_value is not None:
+        return value.const_value.numpy()
+    return np.asarray(values[_name(value)])
 
 
 def _runner(
-    model: ir.Model, step: Step, readings: Sequence[Reading], feeds: Mapping[str, Any]
+    model: ir.Model, step: Step[Reading], readings: Sequence[Reading], feeds: Mapping[str, Any]
 ) -> Run:
     """The step as a model of its own; its weights are those of `model`, not copies."""
     made = {value for node in step.nodes for value in node.outputs}
-    wanted = [reading.value for reading in readings if reading.output is None]
+    wanted = [value for r in readings if r.output is None for value in r.values]
     outputs = [value for value in dict.fromkeys([*step.saves, *wanted]) if value in made]
     view = ir.GraphView(
         step.inputs,

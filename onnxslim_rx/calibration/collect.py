@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import hashlib
 import math
 import shutil
 import tempfile
@@ -16,18 +18,23 @@ import onnx_ir as ir
 
 from onnxslim_rx.analysis import Shape, concrete_shapes
 from onnxslim_rx.calibration.blocks import run_step
+from onnxslim_rx.calibration.cache import CACHE_BYTES, cached
 from onnxslim_rx.calibration.data import Dataset
-from onnxslim_rx.calibration.frontiers import Step, plan_steps
+from onnxslim_rx.calibration.frontiers import Measure, Step, plan_steps
 from onnxslim_rx.calibration.identity import key_of
-from onnxslim_rx.calibration.observers import memory_of, observer
+from onnxslim_rx.calibration.journal import Journal
+from onnxslim_rx.calibration.observers import height_within, memory_of, observer
 from onnxslim_rx.calibration.readings import Reading, readings
-from onnxslim_rx.calibration.spool import FrontierError, Spool
-from onnxslim_rx.calibration.statistics import Statistics, StatisticsWriter
+from onnxslim_rx.calibration.spool import FrontierError
+from onnxslim_rx.calibration.statistics import Statistics
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx.progress import task
 
-__all__ = ["collect"]
+__all__ = ["MEMORY_BYTES", "Keeping", "collect", "measure"]
+
+MEMORY_BYTES = 1 << 30
+"""Unless told otherwise, measurements and weights of a block take no more."""
 
 _UNKNOWN = 64  # assumed where a size depends on data
 
@@ -37,23 +44,36 @@ def collect(
     layers: Sequence[Layer],
     data: Dataset,
     *,
-    memory_bytes: int = 1 << 30,
+    memory_bytes: int = MEMORY_BYTES,
     cache: Path | None = None,
+    cache_bytes: int = CACHE_BYTES,
     seed: int = 0,
 ) -> Statistics:
     """Measure what enters `layers` when the model runs on `data`.
 
     The graph is cut into blocks that run one after the other; what crosses from one to the next
-    waits on disk. Linear layers get the Gram matrix of their input and a sample of its rows,
-    embeddings the number of times that each row is read, convolutions rows and shape. Padding
-    that a mask input shows is left out. Layers that read the same tensor share one measurement.
+    waits on disk. Linear layers get the Gram matrix of their input, mean, mean absolute value and
+    range of its columns and a sample of its rows, embeddings the number of times that each row is
+    read, convolutions rows and shape. Padding that a mask input shows is left out. Layers that
+    read the same tensor share one measurement.
+
+    Memory does not grow with the number of samples. It is what `memory_bytes` bounds, the
+    activations of one sample inside a block, and what Python and ONNX Runtime take themselves.
+    Matrices that do not fit together are summed up one after the other, and one that does not fit
+    alone in bands of at least 512 rows: the block runs once more for each.
+
+    A layer in a branch of an If is measured on the samples that take the branch, if what it reads
+    is computed outside. Inside bodies of Loop and Scan and inside functions nothing is.
 
     Args:
         model: the model, in topological order; not changed.
         layers: units of `model`.
         data: complete inputs, one dict a sample.
-        memory_bytes: bound of what the measurements and the weights of a block take.
-        cache: a folder where statistics are kept for the next call with the same arguments.
+        memory_bytes: bound of what the measurements and the weights of a block take; a single
+            node's weights may be more.
+        cache: a folder where statistics are kept for the next call with the same arguments. A
+            call that was killed is gone on with from its last finished block.
+        cache_bytes: all statistics in `cache` take no more: those used longest ago are deleted.
         seed: of the rows that are sampled.
 
     Returns:
@@ -63,86 +83,129 @@ def collect(
         InputError: no data, data that the model does not take, activations that are not finite,
             a disk that is full.
     """
+    keeping = Keeping(cache, cache_bytes)
+
+    def find(shapes: Mapping[str, Shape | None]) -> tuple[dict[str, Reading], dict[str, str]]:
+        return readings(model, layers, shapes)
+
+    return measure(
+        model,
+        find,
+        data,
+        memory_bytes=memory_bytes,
+        keeping=keeping,
+        key=lambda: key_of([(model, layers)], data, (seed, memory_bytes)),
+        seed=seed,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeping:
+    """Where statistics are kept.
+
+    Args:
+        cache: the folder; None: a temporary one, which is deleted with them.
+        limit: bytes that all statistics in `cache` may take.
+    """
+
+    cache: Path | None
+    limit: int
+
+
+Find = Callable[[Mapping[str, Shape | None]], tuple[dict[str, Reading], dict[str, str]]]
+
+
+def measure(
+    model: ir.Model,
+    find: Find,
+    data: Dataset,
+    *,
+    memory_bytes: int,
+    keeping: Keeping,
+    key: Callable[[], str],
+    seed: int,
+) -> Statistics:
+    """Make readings of a model; see `collect`.
+
+    Args:
+        model: the model.
+        find: from the shapes of all values to the reading of each layer by name, and the reasons
+            of layers that have none.
+        data: complete inputs, one dict a sample.
+        memory_bytes: see `collect`.
+        keeping: where the result goes.
+        key: hash of all that the result depends on.
+        seed: of the rows that are sampled.
+    """
     if not len(data):
         raise InputError("there are no calibration samples", expected="at least one")
 
-    def measure(folder: Path) -> None:
-        _measure(model, layers, data, memory_bytes, seed, folder)
+    def fill(folder: Path) -> None:
+        durable = keeping.cache is not None
+        _fill(model, find, data, memory_bytes, seed, Journal(folder, durable=durable))
 
     try:
-        if cache is None:
-            return _temporary(measure)
-        return _cached(measure, cache / f"statistics-{key_of(model, layers, data, seed)}")
+        if keeping.cache is None:
+            return _temporary(fill)
+        return cached(fill, keeping.cache, key(), keeping.limit)
     except OSError as error:
         raise InputError(
-            f"cannot keep calibration statistics in {cache or tempfile.gettempdir()}: "
+            f"cannot keep calibration statistics in {keeping.cache or tempfile.gettempdir()}: "
             f"{error.strerror or error}",
             advice="make space there; TMPDIR names another folder for temporary files",
         ) from error
 
 
-def _temporary(measure: Callable[[Path], None]) -> Statistics:
+def _temporary(fill: Callable[[Path], None]) -> Statistics:
     """Statistics whose files are deleted with them."""
     with contextlib.ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="onnxslim-rx-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        measure(folder)
+        fill(folder)
         statistics = Statistics(folder)
+        statistics.tidy()
         weakref.finalize(statistics, stack.pop_all().close)
     return statistics
 
 
-def _cached(measure: Callable[[Path], None], folder: Path) -> Statistics:
-    """Statistics that are in `folder`, or else are put there at once when they are complete."""
-    try:
-        found = Statistics(folder)
-        found.check()
-    except (OSError, ValueError):
-        pass  # nothing there, or damaged: measured again
-    else:
-        return found
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder.parent) as scratch:
-        fresh = Path(scratch) / "fresh"
-        fresh.mkdir()
-        measure(fresh)
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
-    return Statistics(folder)
-
-
-def _measure(
+def _fill(
     model: ir.Model,
-    layers: Sequence[Layer],
+    find: Find,
     data: Dataset,
     memory_bytes: int,
     seed: int,
-    folder: Path,
+    journal: Journal,
 ) -> None:
     shapes = _shapes(model, data)
-    found, reasons = readings(model, layers, shapes)
-    keys = {reading: str(number) for number, reading in enumerate(dict.fromkeys(found.values()))}
+    found, reasons = find(shapes)
     size = functools.partial(_size, shapes)
-    costs: dict[ir.Value, int] = {}
-    for reading in keys:
-        anchor = _anchor(reading)
-        costs[anchor] = costs.get(anchor, size(anchor)) + memory_of(reading)
-    uncuttable: set[str] = set()
+    numbers = {reading: str(n) for n, reading in enumerate(dict.fromkeys(found.values()))}
+    keys = {
+        part: number
+        for reading, number in numbers.items()
+        for part in reading.bands(height_within(reading, memory_bytes))
+    }
+    measures = {part: Measure(part.values, memory_of(part) + size(part.value)) for part in keys}
     while True:
-        steps = plan_steps(model.graph, costs, memory_bytes, size, uncuttable)
-        writer = StatisticsWriter(folder)
+        steps = plan_steps(model.graph, measures, memory_bytes, size, journal.uncuttable)
+        journal.begin(_fingerprint(steps))
         try:
-            _run(model, steps, data, keys, writer, seed)
+            _run(model, steps, data, keys, journal, seed)
         except FrontierError as error:
-            uncuttable.update(error.names)
+            journal.restart(error.names)
         else:
             break
-    writer.finish({name: keys[reading] for name, reading in found.items()}, reasons)
+    journal.finish({name: numbers[reading] for name, reading in found.items()}, reasons)
 
 
-def _anchor(reading: Reading) -> ir.Value:
-    """The tensor that must be made for `reading`."""
-    return reading.output or reading.value
+def _fingerprint(steps: Sequence[Step[Reading]]) -> str:
+    """Hash of what each step saves and measures."""
+    about = [
+        [*[value.name for value in step.saves], "|"]
+        + [f"{r.kind} {r.value.name} {r.band}" for r in step.measures]
+        for step in steps
+    ]
+    return hashlib.sha256(repr(about).encode()).hexdigest()
 
 
 def _shapes(model: ir.Model, data: Dataset) -> Mapping[str, Shape | None]:
@@ -166,27 +229,19 @@ def _size(shapes: Mapping[str, Shape | None], value: ir.Value) -> int:
 
 def _run(
     model: ir.Model,
-    steps: Sequence[Step],
+    steps: Sequence[Step[Reading]],
     data: Dataset,
     keys: Mapping[Reading, str],
-    writer: StatisticsWriter,
+    journal: Journal,
     seed: int,
 ) -> None:
-    with (
-        tempfile.TemporaryDirectory(prefix="onnxslim-rx-") as scratch,
-        task("calibrate", len(steps) * len(data)) as advance,
-    ):
-        spool = Spool(Path(scratch))
-        for number, step in enumerate(steps):
-            observers = {
-                reading: observer(reading, seed)
-                for reading in keys
-                if _anchor(reading) in step.measures
-            }
-            run_step(model, step, data, observers, spool, advance)
-            for reading, seen in observers.items():
-                writer.add(keys[reading], seen)
+    """The steps that are not done yet."""
+    with task("calibrate", len(steps) * len(data)) as advance:
+        advance(journal.done * len(data))
+        for number in range(journal.done, len(steps)):
+            step = steps[number]
+            seen = {reading: observer(reading, seed) for reading in step.measures}
+            run_step(model, step, data, seen, journal.spool, advance)
             later = {value for other in steps[number + 1 :] for value in other.inputs}
-            for value in {*step.inputs, *step.saves} - later:
-                if str(value.name) in spool:
-                    spool.drop(str(value.name))
+            unneeded = [str(value.name) for value in {*step.inputs, *step.saves} - later]
+            journal.finished(seen, keys, unneeded)

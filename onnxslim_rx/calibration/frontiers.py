@@ -8,12 +8,15 @@ where measuring all at once would take too much memory.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import Generic, TypeVar
 
 import onnx_ir as ir
 
-__all__ = ["Step", "plan_steps"]
+__all__ = ["Measure", "Step", "plan_steps"]
+
+Key = TypeVar("Key", bound=Hashable)
 
 _MOST_LIVE = 64  # tensors across a frontier: each is an open file
 # outputs differ from run to run, even without inputs
@@ -24,61 +27,76 @@ _RANDOM = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class Measure:
+    """What one measurement needs.
+
+    Args:
+        values: tensors that must be at hand together.
+        bytes: memory that measuring takes, the tensors included.
+    """
+
+    values: tuple[ir.Value, ...]
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Step(Generic[Key]):
     """Nodes that run together for every sample.
 
     Args:
         nodes: in topological order.
-        inputs: graph inputs, and tensors that earlier steps saved, that the nodes read.
+        inputs: graph inputs, and tensors that earlier steps saved, that the nodes or the
+            measurements read.
         weights: initializers that the nodes read.
         saves: tensors to keep for later steps.
-        measures: tensors to measure.
+        measures: measurements to make.
     """
 
     nodes: tuple[ir.Node, ...]
     inputs: tuple[ir.Value, ...]
     weights: tuple[ir.Value, ...]
     saves: tuple[ir.Value, ...]
-    measures: tuple[ir.Value, ...]
+    measures: tuple[Key, ...]
 
 
 def plan_steps(
     graph: ir.Graph,
-    costs: Mapping[ir.Value, int],
+    measures: Mapping[Key, Measure],
     memory_bytes: int,
     size: Callable[[ir.Value], int],
     uncuttable: Collection[str] = (),
-) -> list[Step]:
-    """Steps that measure every tensor of `costs`, in an order in which they can run.
+) -> list[Step[Key]]:
+    """Steps that make all `measures`, in an order in which they can run.
 
     Args:
         graph: the main graph of a model, nodes in topological order.
-        costs: tensors to measure, with the memory that measuring each takes, bytes.
+        measures: what to measure, by any name.
         memory_bytes: a step's measurements and weights take no more than this, except where a
             single node's do.
         size: estimates the bytes of a tensor.
         uncuttable: names of tensors that cannot be saved.
     """
-    return _Planner(graph, costs, memory_bytes, size, uncuttable).steps()
+    return _Planner(graph, measures, memory_bytes, size, uncuttable).steps()
 
 
-class _Planner:
+class _Planner(Generic[Key]):
     def __init__(
         self,
         graph: ir.Graph,
-        costs: Mapping[ir.Value, int],
+        measures: Mapping[Key, Measure],
         memory_bytes: int,
         size: Callable[[ir.Value], int],
         uncuttable: Collection[str],
     ) -> None:
         self.graph = graph
-        self.costs = costs
+        self.measures = measures
         self.memory_bytes = memory_bytes
         self.size = size
         self.uncuttable = uncuttable
         self.reads = {node: tuple(dict.fromkeys(_reads(node, graph))) for node in graph}
         self.order = {node: number for number, node in enumerate(graph)}
-        needed = self._closure(costs, stop=lambda _: False)
+        wanted = [value for measure in measures.values() for value in measure.values]
+        needed = self._closure(wanted, stop=lambda _: False)
         self.position = {
             node: position for position, node in enumerate(self._varying(needed))
         }  # of the nodes that depend on the sample; all others run anew in each step
@@ -87,13 +105,22 @@ class _Planner:
             for node, position in self.position.items()
             for value in self.reads[node]
         }
+        self.place = {
+            key: max((self._made_at(value) for value in measure.values), default=-1)
+            for key, measure in measures.items()
+        }  # where all values of a measurement are there; -1: they do not depend on the sample
+        for key, measure in measures.items():
+            for value in measure.values:
+                if self._made_at(value) >= 0:
+                    last = self.last_read.get(value, -1)
+                    self.last_read[value] = max(last, self.place[key])
         self.live_bytes, self.live_count = self._live()
+        self.costs = self._costs()
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[Step[Key]]:
         """The steps, block by block."""
         steps = []
         first = 0
-        measured: set[ir.Value] = set()
         while True:
             last = self._cut(first)
             final = last >= len(self.position) - 1
@@ -104,13 +131,12 @@ class _Planner:
                 for value in node.outputs
             ]
             saves = tuple(value for value in made if self.last_read.get(value, -1) > last)
-            inside = set(made)
+            # what needs no node of any block is measured in the first
             here = [
-                value
-                for value in self.costs
-                if value not in measured and (value in inside or final or self._early(value))
+                key
+                for key, place in self.place.items()
+                if first <= place <= last or (place < 0 and first == 0)
             ]
-            measured.update(here)
             groups = list(self._groups(here)) or [()]
             for number, group in enumerate(groups):
                 kept = saves if number == len(groups) - 1 else ()
@@ -119,9 +145,10 @@ class _Planner:
                 return steps
             first = last + 1
 
-    def _early(self, value: ir.Value) -> bool:
-        """Whether `value` needs no node that depends on the sample."""
-        return value.producer() not in self.position
+    def _made_at(self, value: ir.Value) -> int:
+        """The position of the node that makes `value`; -1 where it is there from the start."""
+        node = value.producer()
+        return -1 if node is None else self.position.get(node, -1)
 
     def _varying(self, needed: Iterable[ir.Node]) -> Iterator[ir.Node]:
         varying = {value for value in self.graph.inputs if not value.is_initializer()}
@@ -146,15 +173,16 @@ class _Planner:
         return sorted(found, key=self.order.__getitem__)
 
     def _step(
-        self, first: int, saves: tuple[ir.Value, ...], measures: tuple[ir.Value, ...]
-    ) -> Step:
+        self, first: int, saves: tuple[ir.Value, ...], measures: tuple[Key, ...]
+    ) -> Step[Key]:
         def earlier(value: ir.Value) -> bool:
-            node = value.producer()
-            return node in self.position and self.position[node] < first
+            return 0 <= self._made_at(value) < first
 
-        nodes = self._closure([*saves, *measures], stop=earlier)
+        wanted = [value for key in measures for value in self.measures[key].values]
+        nodes = self._closure([*saves, *wanted], stop=earlier)
         made = {value for node in nodes for value in node.outputs}
         read = dict.fromkeys(value for node in nodes for value in self.reads[node])
+        read |= dict.fromkeys(value for value in wanted if earlier(value))
         outside = [value for value in read if value not in made]
         return Step(
             tuple(nodes),
@@ -164,16 +192,16 @@ class _Planner:
             measures,
         )
 
-    def _groups(self, values: Sequence[ir.Value]) -> Iterator[tuple[ir.Value, ...]]:
-        """`values` in groups that fit into the memory."""
-        group: list[ir.Value] = []
+    def _groups(self, keys: Sequence[Key]) -> Iterator[tuple[Key, ...]]:
+        """`keys` in groups that fit into the memory."""
+        group: list[Key] = []
         cost = 0
-        for value in values:
-            if group and cost + self.costs[value] > self.memory_bytes:
+        for key in keys:
+            if group and cost + self.measures[key].bytes > self.memory_bytes:
                 yield tuple(group)
                 group, cost = [], 0
-            group.append(value)
-            cost += self.costs[value]
+            group.append(key)
+            cost += self.measures[key].bytes
         if group:
             yield tuple(group)
 
@@ -183,7 +211,7 @@ class _Planner:
         total = 0
         last = first
         for last in range(first, len(nodes)):
-            total += self._cost(nodes[last])
+            total += self.costs[last]
             if total > self.memory_bytes and last > first:
                 last -= 1
                 break
@@ -197,14 +225,21 @@ class _Planner:
         after = [p for p in allowed if p > last]
         return before[-1] if before else after[0] if after else len(nodes) - 1
 
-    def _cost(self, node: ir.Node) -> int:
-        measured = sum(self.costs.get(value, 0) for value in node.outputs)
-        weights = sum(
-            value.const_value.nbytes
-            for value in self.reads[node]
-            if value.is_initializer() and value.const_value is not None
-        )
-        return measured + 2 * weights  # the session's rearranged copy, and what it starts from
+    def _costs(self) -> list[int]:
+        """Bytes that each node takes: its weights, and the measurements that follow it."""
+        costs = [
+            2
+            * sum(  # the session's rearranged copy, and what it starts from
+                value.const_value.nbytes
+                for value in self.reads[node]
+                if value.is_initializer() and value.const_value is not None
+            )
+            for node in self.position
+        ]
+        for key, place in self.place.items():
+            if costs:
+                costs[max(place, 0)] += self.measures[key].bytes
+        return costs
 
     def _live(self) -> tuple[list[int], list[int]]:
         """Bytes and number of the tensors that live after each position."""

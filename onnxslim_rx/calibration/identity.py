@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import scipy
 
 from onnxslim_rx.calibration.data import Dataset
 from onnxslim_rx.ir import digest
@@ -17,16 +18,23 @@ from onnxslim_rx.runtime import version
 
 __all__ = ["key_of"]
 
-_FORMAT = 1  # of the files; count up when what they mean changes
+_FORMAT = 2  # of the files; count up when what they mean changes
 
 
-def key_of(model: ir.Model, layers: Sequence[Layer], data: Dataset, seed: int) -> str:
-    """Hash of the model, the layers, the data, the seed and the versions, 32 hex digits."""
-    units = [
-        (layer.name, layer.kind, layer.node.name, layer.weight_index, layer.activation_index)
-        for layer in layers
+def key_of(
+    networks: Sequence[tuple[ir.Model, Sequence[Layer]]],
+    data: Dataset,
+    options: Sequence[int],
+) -> str:
+    """Hash of models, layers, data, options and versions, 32 hex digits."""
+    about = [
+        _FORMAT,
+        version(),
+        np.__version__,
+        scipy.__version__,
+        list(options),
+        [[digest(model), [_unit(layer) for layer in layers]] for model, layers in networks],
     ]
-    about = [_FORMAT, version(), np.__version__, digest(model), seed, units]
     total = hashlib.sha256(json.dumps(about).encode())
     for sample in data:
         for name in sorted(sample):
@@ -34,6 +42,12 @@ def key_of(model: ir.Model, layers: Sequence[Layer], data: Dataset, seed: int) -
             for part in _parts(sample[name]):
                 total.update(part)
     return total.hexdigest()[:32]
+
+
+def _unit(layer: Layer) -> list[object]:
+    node = layer.node
+    outputs = [value.name for value in node.outputs]  # nodes need no names
+    return [layer.name, layer.kind, node.name, outputs, layer.weight_index, layer.activation_index]
 
 
 def _parts(value: Any) -> Iterator[bytes]:

@@ -9,18 +9,25 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim_rx.calibration.moments import (
+    CHUNK,
+    Channels,
+    CrossMoment,
+    GramBand,
+    GramMatrix,
+    Moment,
+)
 from onnxslim_rx.calibration.padding import positions
 from onnxslim_rx.calibration.readings import Reading
+from onnxslim_rx.calibration.rows import RowSample, as_rows
 from onnxslim_rx.errors import InputError
 
-__all__ = ["Observer", "memory_of", "observer"]
+__all__ = ["Observer", "height_within", "memory_of", "observer"]
 
 Array = npt.NDArray[Any]
 
-_CHUNK = 512  # rows multiplied at once: their products are summed up in the activations' type
-_PANEL = 1024  # columns multiplied at once
 _SAMPLE = 256  # rows kept
-_SAFE = 1e15  # the square of what is larger comes near the end of float32
+_LEAST_HEIGHT = 512  # rows of a matrix summed up in one go, however little memory there is
 
 
 class Observer(Protocol):
@@ -34,11 +41,12 @@ class Observer(Protocol):
     rows: int
     shape: tuple[int, ...]
 
-    def see(self, found: Array, masks: Sequence[Array], where: str) -> None:
+    def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
         """Take in one sample.
 
         Args:
-            found: the tensor; for convolutions its shape, followed by that of the output.
+            found: the tensor, and the other one where there is one; for convolutions the shapes
+                of what enters and what leaves.
             masks: (batch, sequence), True where there is no padding; see `masks_of`.
             where: names the sample in messages.
 
@@ -58,15 +66,32 @@ def observer(reading: Reading, seed: int) -> Observer:
         return _Shapes()
     if reading.kind == "embedding":
         return _Counts(reading.size)
-    # the same seed for all: the rows drawn of two layers stem from the same positions
-    return _Rows(reading, np.random.default_rng(seed))
+    return _Rows(reading, seed)
 
 
 def memory_of(reading: Reading) -> int:
     """Bytes that an observer of `reading` holds at most."""
-    if reading.kind == "linear":
-        return reading.size * (8 * reading.size + 4 * (_CHUNK + 2 * _SAMPLE))
-    return 8 * reading.size
+    if reading.kind not in ("linear", "cross"):
+        return 8 * reading.size
+    first, last = reading.band or (0, reading.size)
+    return 8 * (last - first) * _columns(reading, first) + _buffers(reading)
+
+
+def height_within(reading: Reading, memory_bytes: int) -> int:
+    """How many rows of its matrix can be summed up in one go within `memory_bytes`."""
+    if reading.kind not in ("linear", "cross"):
+        return reading.size
+    height = (memory_bytes - _buffers(reading)) // (8 * max(_columns(reading, 0), 1))
+    return max(_LEAST_HEIGHT, height)
+
+
+def _columns(reading: Reading, first: int) -> int:
+    return reading.other_size if reading.kind == "cross" else reading.size - first
+
+
+def _buffers(reading: Reading) -> int:
+    """Bytes of a chunk of rows as they come and in float64, and of the sampled rows."""
+    return (12 * CHUNK + 8 * _SAMPLE) * (reading.size + reading.other_size)
 
 
 class _Shapes:
@@ -76,9 +101,8 @@ class _Shapes:
         self.rows = 0
         self.shape: tuple[int, ...] = ()
 
-    def see(self, found: Array, masks: Sequence[Array], where: str) -> None:
-        sizes = [int(size) for size in found]
-        shape, (batch, _, *places) = sizes[: len(sizes) // 2], sizes[len(sizes) // 2 :]
+    def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
+        shape, (batch, _, *places) = ([int(size) for size in sizes] for sizes in found)
         self.shape = max(self.shape, tuple(shape), key=_volume)
         self.rows += math.prod([batch, *places])
 
@@ -94,10 +118,11 @@ class _Counts:
         self.shape: tuple[int, ...] = ()
         self._counts = np.zeros(size, dtype=np.int64)
 
-    def see(self, found: Array, masks: Sequence[Array], where: str) -> None:
-        self.shape = max(self.shape, found.shape, key=_volume)
-        keep = positions(found.shape, masks)
-        indices = (found if keep is None else found[keep]).ravel().astype(np.int64)
+    def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
+        (read,) = found
+        self.shape = max(self.shape, read.shape, key=_volume)
+        keep = positions(read.shape, masks)
+        indices = (read if keep is None else read[keep]).ravel().astype(np.int64)
         size = len(self._counts)
         indices = np.where(indices < 0, indices + size, indices)
         self._counts += np.bincount(indices, minlength=size)[:size]
@@ -108,80 +133,92 @@ class _Counts:
 
 
 class _Rows:
-    """The Gram matrix and some rows of what enters a linear layer."""
+    """Moments of what enters a linear layer, of each channel and of pairs, and some rows."""
 
-    def __init__(self, reading: Reading, rng: np.random.Generator) -> None:
+    def __init__(self, reading: Reading, seed: int) -> None:
         self.rows = 0
         self.shape: tuple[int, ...] = ()
         self._reading = reading
-        self._rng = rng
-        width = reading.size
-        self._gram = np.zeros((width, width), dtype=np.float64)
-        self._buffer: list[Array] = []
-        self._buffered = 0
-        self._sample = np.zeros((0, width), dtype=np.float32)
-        self._keys = np.zeros(0, dtype=np.float64)
+        first, last = reading.band or (0, reading.size)
+        self._name, self._moment = _moment(reading, first, last)
+        # the other bands of a matrix need not tell again
+        tells = reading.kind == "linear" and first == 0
+        self._channels = Channels(reading.size) if tells else None
+        # the same seed for all: the rows drawn of two layers stem from the same positions
+        self._sample = RowSample(reading.size, _SAMPLE, seed) if tells else None
+        self._x = np.zeros((CHUNK, reading.size))
+        self._z = np.zeros((CHUNK, reading.other_size))
+        self._filled = 0
 
-    def see(self, found: Array, masks: Sequence[Array], where: str) -> None:
-        self.shape = max(self.shape, found.shape, key=_volume)
-        rows = self._as_rows(found, masks)
+    def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
+        self.shape = max(self.shape, found[0].shape, key=_volume)
+        reading = self._reading
+        x = self._as_rows(found[0], reading.size, masks, where)
+        z = np.zeros((len(x), 0), dtype=np.float32)
+        if len(found) > 1:
+            z = self._as_rows(found[1], reading.other_size, masks, where)
+            if len(z) != len(x):
+                raise InputError(
+                    f"the inputs of the two layers at {reading.value.name!r} have {len(x)} and"
+                    f" {len(z)} rows on {where}",
+                    expected="as many rows",
+                    advice="compare layers that stand in the same place of both models",
+                )
+        self.rows += len(x)
+        if self._sample is not None:
+            self._sample.see(x)
+        start = 0
+        while start < len(x):
+            taken = min(CHUNK - self._filled, len(x) - start)
+            here, there = slice(self._filled, self._filled + taken), slice(start, start + taken)
+            self._x[here], self._z[here] = x[there], z[there]
+            self._filled += taken
+            start += taken
+            if self._filled == CHUNK:
+                self._flush()
+
+    def arrays(self) -> dict[str, Array]:
+        self._flush()
+        total = self._moment.total()
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(total.sum(axis=0)).all()
+        if not finite:
+            raise InputError(
+                f"the activations at {self._reading.value.name!r} are too large to be squared",
+                expected="activations below 1e150",
+            )
+        arrays: dict[str, Array] = {self._name: total}
+        if self._sample is not None and self._channels is not None:
+            arrays |= {"sample": self._sample.rows} | self._channels.arrays()
+        return arrays
+
+    def _as_rows(self, found: Array, size: int, masks: Sequence[Array], where: str) -> Array:
+        rows = as_rows(found, size, transposed=self._reading.transposed, masks=masks)
         if rows.size and not np.isfinite(rows).all():
             raise InputError(
                 f"the model computes NaN or infinity at {self._reading.value.name!r} on {where}",
                 expected="finite activations on calibration data",
                 advice="check how the data was preprocessed, and the original model on it",
             )
-        self.rows += len(rows)
-        self._draw(rows)
-        for start in range(0, len(rows), _CHUNK):
-            self._add(rows[start : start + _CHUNK])
-
-    def arrays(self) -> dict[str, Array]:
-        self._flush()
-        for start in range(0, len(self._gram), _PANEL):
-            stop = start + _PANEL
-            corner = self._gram[start:stop, start:stop]
-            corner[:] = (corner + corner.T) / 2
-            self._gram[stop:, start:stop] = self._gram[start:stop, stop:].T
-        return {"gram": self._gram, "sample": self._sample}
-
-    def _as_rows(self, found: Array, masks: Sequence[Array]) -> Array:
-        keep = positions(found.shape[:-1], masks)
-        if self._reading.transposed and found.ndim > 1:
-            found = np.swapaxes(found, -1, -2)
-        elif keep is not None:
-            found = found[keep]
-        dtype = np.float64 if found.dtype == np.float64 else np.float32
-        return found.reshape(-1, self._reading.size).astype(dtype, copy=False)
-
-    def _draw(self, rows: Array) -> None:
-        """Keep the rows with the smallest keys: a sample without replacement of all rows."""
-        keys = self._rng.random(len(rows))
-        if len(self._keys) == _SAMPLE:
-            lucky = keys < self._keys.max()
-            keys, rows = keys[lucky], rows[lucky]
-        if len(keys):
-            keys = np.concatenate([self._keys, keys])
-            chosen = np.sort(np.argsort(keys, kind="stable")[:_SAMPLE])
-            self._sample = np.concatenate([self._sample, rows])[chosen]
-            self._keys = keys[chosen]
-
-    def _add(self, rows: Array) -> None:
-        if self._buffered + len(rows) > _CHUNK:
-            self._flush()
-        self._buffer.append(rows.copy())  # what came is a view of all of the sample's output
-        self._buffered += len(rows)
+        return rows
 
     def _flush(self) -> None:
-        if not self._buffered:
+        if not self._filled:
             return
-        rows = np.concatenate(self._buffer)
-        self._buffer, self._buffered = [], 0
-        if np.abs(rows).max() > _SAFE:
-            rows = rows.astype(np.float64)
-        for start in range(0, len(self._gram), _PANEL):
-            stop = start + _PANEL
-            self._gram[start:stop, start:] += rows[:, start:stop].T @ rows[:, start:]
+        x, z = self._x[: self._filled], self._z[: self._filled]
+        self._filled = 0
+        self._moment.add(x, z)
+        if self._channels is not None:
+            self._channels.add(x)
+
+
+def _moment(reading: Reading, first: int, last: int) -> tuple[str, Moment]:
+    """The name of the matrix that is summed up, and what does so."""
+    if reading.kind == "cross":
+        return "cross", CrossMoment(first, last, reading.other_size)
+    if reading.band is None:
+        return "gram", GramMatrix(reading.size)
+    return "gram", GramBand(reading.size, first, last)
 
 
 def _volume(shape: tuple[int, ...]) -> int:

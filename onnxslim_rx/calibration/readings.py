@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from onnxslim_rx.analysis import Shape
+from onnxslim_rx.ir import bodies
 from onnxslim_rx.passbase import Layer
 
 __all__ = ["Reading", "readings"]
+
+Gates = tuple[tuple[ir.Value, bool], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +21,15 @@ class Reading:
     """One measurement; layers that want the same one share it.
 
     Args:
-        kind: as of the layer.
+        kind: "linear" (the Gram matrix of X and more), "cross" (`X^T Z`), "embedding" or "conv".
         value: the tensor that enters the layer.
         output: the tensor that leaves it, for convolutions; otherwise None.
         transposed: the rows of X lie along the last axis of `value`, not the one before.
         size: columns of X of a linear layer, rows of an embedding, 0 for convolutions.
+        other: the tensor that holds Z, as `value` holds X; for "cross".
+        other_size: columns of Z; 0 where there is none.
+        gates: conditions, and what each must be for the sample to count.
+        band: rows of the matrix that are summed up in one go, first and last + 1; None: all.
     """
 
     kind: str
@@ -30,6 +37,25 @@ class Reading:
     output: ir.Value | None
     transposed: bool
     size: int
+    other: ir.Value | None = None
+    other_size: int = 0
+    gates: Gates = ()
+    band: tuple[int, int] | None = None
+
+    @property
+    def values(self) -> tuple[ir.Value, ...]:
+        """All tensors that must be there to measure."""
+        more = (self.output, self.other, *(condition for condition, _ in self.gates))
+        return (self.value, *(value for value in more if value is not None))
+
+    def bands(self, height: int) -> list[Reading]:
+        """The reading in parts of at most `height` rows of its matrix."""
+        if height >= self.size:
+            return [self]
+        return [
+            dataclasses.replace(self, band=(first, min(first + height, self.size)))
+            for first in range(0, self.size, height)
+        ]
 
 
 def readings(
@@ -44,8 +70,9 @@ def readings(
     """
     found: dict[str, Reading] = {}
     reasons: dict[str, str] = {}
+    owners = {body: node for node in model.graph.all_nodes() for body in bodies(node)}
     for layer in layers:
-        reading = _reading(model, layer, shapes)
+        reading = _reading(model, layer, owners, shapes)
         if isinstance(reading, str):
             reasons[layer.name] = reading
         else:
@@ -53,10 +80,18 @@ def readings(
     return found, reasons
 
 
-def _reading(model: ir.Model, layer: Layer, shapes: Mapping[str, Shape | None]) -> Reading | str:
-    if layer.node.graph is not model.graph:
-        return "it lies in a function or in the body of an If, Loop or Scan"
+def _reading(
+    model: ir.Model,
+    layer: Layer,
+    owners: Mapping[ir.Graph, ir.Node],
+    shapes: Mapping[str, Shape | None],
+) -> Reading | str:
+    gates = _gates(model, layer, owners)
+    if isinstance(gates, str):
+        return gates
     if layer.kind == "conv":
+        if gates:
+            return "it lies in a branch of an If, and only the sizes of its output say its rows"
         return Reading("conv", layer.activation, layer.output, False, 0)
     dims = _dims(layer.weight, shapes)
     if not dims:
@@ -64,11 +99,41 @@ def _reading(model: ir.Model, layer: Layer, shapes: Mapping[str, Shape | None]) 
     if layer.kind == "embedding":
         if layer.node.attributes.get_int("axis", 0) != 0:
             return "it does not read whole rows"
-        return Reading("embedding", layer.activation, None, False, dims[0])
+        return Reading("embedding", layer.activation, None, False, dims[0], gates=gates)
     if layer.kind == "linear":
         transposed, width = _orientation(layer, dims)
-        return Reading("linear", layer.activation, None, transposed, width)
+        return Reading("linear", layer.activation, None, transposed, width, gates=gates)
+    if layer.kind == "recurrent" and layer.weight_index == 1:  # (directions, gates, K)
+        return Reading("linear", layer.activation, None, False, dims[-1], gates=gates)
     return f"layers of the kind {layer.kind!r} are not measured"
+
+
+def _gates(model: ir.Model, layer: Layer, owners: Mapping[ir.Graph, ir.Node]) -> Gates | str:
+    """Conditions in the main graph under which a layer runs, or why it cannot be measured.
+
+    A layer in a branch of an If can be seen from outside where what it reads comes from there.
+    """
+    gates: list[tuple[ir.Value, bool]] = []
+    graph = layer.node.graph
+    while graph is not model.graph:
+        node = owners.get(graph) if isinstance(graph, ir.Graph) else None
+        if node is None:
+            return "it lies in a function"
+        if node.op_type != "If" or node.domain != "":
+            return f"it lies in the body of a {node.op_type}"
+        condition = node.inputs[0]
+        if condition is None or not _is_seen(condition, model):
+            return "it lies in a branch of an If whose condition is computed in another branch"
+        gates.append((condition, graph is node.attributes["then_branch"].as_graph()))
+        graph = node.graph
+    if gates and not _is_seen(layer.activation, model):
+        return "it lies in a branch of an If, and so does what it reads"
+    return tuple(dict.fromkeys(gates))
+
+
+def _is_seen(value: ir.Value, model: ir.Model) -> bool:
+    """Whether a value that a subgraph reads is one of the main graph."""
+    return value.graph is model.graph
 
 
 def _orientation(layer: Layer, dims: tuple[int, ...]) -> tuple[bool, int]:

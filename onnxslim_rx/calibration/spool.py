@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,23 @@ class FrontierError(Exception):
 
 
 class Spool:
-    """Keeps tensors of every sample in `folder`, which its owner deletes."""
+    """Keeps tensors of every sample in `folder`, which its owner deletes.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where the files are.
+        files: file of each tensor by name, as an earlier spool left them.
+
+    Attributes:
+        files: file of each tensor by name.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, str] | None = None) -> None:
         self._folder = folder
-        self._paths: dict[str, Path] = {}
+        self.files = dict(files or {})
+        self._next = 1 + max((int(Path(file).stem) for file in self.files.values()), default=-1)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._paths
+        return name in self.files
 
     def writer(
         self, names: Iterable[str], stack: contextlib.ExitStack
@@ -46,8 +55,9 @@ class Spool:
         """
         files = {}
         for name in names:
-            self._paths[name] = self._folder / f"{len(self._paths)}.frontier"
-            files[name] = stack.enter_context(self._paths[name].open("wb"))
+            self.files[name] = f"{self._next}.frontier"
+            self._next += 1
+            files[name] = stack.enter_context((self._folder / self.files[name]).open("wb"))
 
         def write(values: dict[str, Any]) -> None:
             for name, file in files.items():
@@ -63,13 +73,12 @@ class Spool:
         self, names: Iterable[str], stack: contextlib.ExitStack
     ) -> Callable[[], dict[str, Array]]:
         """Open the file of each name; the function reads the next sample of each."""
-        files = {name: stack.enter_context(self._paths[name].open("rb")) for name in names}
+        files = {
+            name: stack.enter_context((self._folder / self.files[name]).open("rb"))
+            for name in names
+        }
 
         def read() -> dict[str, Array]:
             return {name: np.load(file, allow_pickle=False) for name, file in files.items()}
 
         return read
-
-    def drop(self, name: str) -> None:
-        """Delete the file of `name`."""
-        self._paths[name].unlink()

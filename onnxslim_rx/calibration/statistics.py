@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import zlib
+import os
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim_rx.calibration.observers import Observer
+from onnxslim_rx.calibration.files import (
+    checksum_of,
+    hold,
+    read_checked,
+    remove,
+    write_checked,
+)
 from onnxslim_rx.passbase import LayerStatistics
 
-__all__ = ["Statistics", "StatisticsWriter"]
+__all__ = ["INDEX", "Statistics", "write_index"]
 
 Array = npt.NDArray[Any]
-_INDEX = "index"  # a checksum and JSON
-_ARRAYS = ("gram", "counts", "sample")
+INDEX = "index"
+"""Name of the file that says what else there is; without it nothing is."""
+
+_RANKS = {
+    "gram": 2, "cross": 2, "sample": 2, "counts": 1, "mean": 1, "mean_abs": 1, "low": 1, "high": 1,
+}  # fmt: skip
 
 
 class Statistics(Mapping[str, LayerStatistics]):
@@ -28,7 +38,7 @@ class Statistics(Mapping[str, LayerStatistics]):
     holds only what is in use.
 
     Args:
-        folder: where a `StatisticsWriter` wrote.
+        folder: where `write_index` wrote.
 
     Attributes:
         reasons: why layers have no statistics, by name.
@@ -38,30 +48,31 @@ class Statistics(Mapping[str, LayerStatistics]):
     """
 
     def __init__(self, folder: Path) -> None:
-        checksum, text = (folder / _INDEX).read_text(encoding="utf-8").split(maxsplit=1)
-        if int(checksum) != zlib.crc32(text.encode()):
-            raise ValueError(f"{_INDEX} is damaged")
-        index = json.loads(text)
-        self.reasons: Mapping[str, str] = dict(index["reasons"])
-        self._layers: dict[str, str] = dict(index["layers"])
-        self._readings: dict[str, dict[str, Any]] = {
-            key: index["readings"][key] for key in set(self._layers.values())
-        }
+        index = read_checked(folder / INDEX)
         self._folder = folder
+        try:
+            self.reasons: Mapping[str, str] = {str(k): str(v) for k, v in index["reasons"].items()}
+            self._layers: dict[str, str] = {str(k): str(v) for k, v in index["layers"].items()}
+            self._readings = {
+                key: _plain_reading(key, index["readings"][key])
+                for key in dict.fromkeys(self._layers.values())
+            }
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder / INDEX} is no index: {error!r}") from error
+        # as long as it is held, the folder is not cleaned away
+        weakref.finalize(self, os.close, hold(folder / INDEX))
 
     def __getitem__(self, name: str) -> LayerStatistics:
         key = self._layers[name]
         reading = self._readings[key]
-        arrays = {
-            array: np.asarray(np.load(self._folder / f"{key}.{array}.npy", mmap_mode="r"))
-            for array in reading["checksums"]
-        }
+        arrays = {array: self._load(key, array) for array in reading["checksums"]}
         return LayerStatistics(
-            gram=arrays.get("gram"),
-            counts=arrays.get("counts"),
-            rows=int(reading["rows"]),
-            sample=arrays.get("sample"),
-            shape=tuple(reading["shape"]),
+            gram=arrays.pop("gram", None),
+            counts=arrays.pop("counts", None),
+            rows=reading["rows"],
+            sample=arrays.pop("sample", None),
+            shape=reading["shape"],
+            **arrays,
         )
 
     def __contains__(self, name: object) -> bool:
@@ -74,48 +85,57 @@ class Statistics(Mapping[str, LayerStatistics]):
         return len(self._layers)
 
     def check(self) -> None:
-        """Compare every file with its checksum.
+        """Compare every file with its checksum and with what it should hold.
 
         Raises:
             OSError, ValueError: a file is missing or damaged.
         """
         for key, reading in self._readings.items():
             for array, checksum in reading["checksums"].items():
-                if _checksum(self._folder / f"{key}.{array}.npy") != checksum:
-                    raise ValueError(f"{key}.{array}.npy is damaged")
+                path = self._folder / f"{key}.{array}.npy"
+                if checksum_of(path) != checksum:
+                    raise ValueError(f"{path} is damaged")
+                found = self._load(key, array)
+                if found.ndim != _RANKS[array] or found.dtype.kind not in "fi":
+                    raise ValueError(f"{path} holds something else")
 
-
-class StatisticsWriter:
-    """Writes what `Statistics` reads into `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._readings: dict[str, dict[str, Any]] = {}
-
-    def add(self, key: str, observer: Observer) -> None:
-        """Write what `observer` summed up under `key`, a file name."""
-        checksums = {}
-        for name, array in observer.arrays().items():
-            path = self._folder / f"{key}.{name}.npy"
-            np.save(path, array, allow_pickle=False)
-            checksums[name] = _checksum(path)
-        self._readings[key] = {
-            "rows": observer.rows,
-            "shape": list(observer.shape),
-            "checksums": checksums,
+    def tidy(self) -> None:
+        """Delete the files in the folder that were of use only while it was filled."""
+        needed = {
+            f"{key}.{array}.npy"
+            for key, reading in self._readings.items()
+            for array in reading["checksums"]
         }
+        for path in self._folder.iterdir():
+            if path.name not in needed | {INDEX}:
+                remove(path)
 
-    def finish(self, layers: Mapping[str, str], reasons: Mapping[str, str]) -> None:
-        """Write the index: the key of each layer by name, and the reasons of those without."""
-        index = {"layers": layers, "reasons": reasons, "readings": self._readings}
-        text = json.dumps(index)
-        checked = f"{zlib.crc32(text.encode())} {text}"
-        (self._folder / _INDEX).write_text(checked, encoding="utf-8")
+    def _load(self, key: str, array: str) -> Array:
+        return np.asarray(np.load(self._folder / f"{key}.{array}.npy", mmap_mode="r"))
 
 
-def _checksum(path: Path) -> int:
-    checksum = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
+def _plain_reading(key: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What an index says about a reading, in the types it should have."""
+    checksums = {str(array): int(checksum) for array, checksum in found["checksums"].items()}
+    if not key.isdigit() or not checksums.keys() <= _RANKS.keys():
+        raise ValueError(f"{key!r} is no reading")
+    shape = tuple(int(size) for size in found["shape"])
+    return {"rows": int(found["rows"]), "shape": shape, "checksums": checksums}
+
+
+def write_index(
+    folder: Path,
+    layers: Mapping[str, str],
+    reasons: Mapping[str, str],
+    readings: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Make a `Statistics` of the files in `folder`.
+
+    Args:
+        folder: holds `KEY.ARRAY.npy` for each array of each reading.
+        layers: key of the reading of each layer by name; a key is a number.
+        reasons: why layers have none.
+        readings: `rows`, `shape` and `checksums` (by array) of each, by key.
+    """
+    index = {"layers": layers, "reasons": reasons, "readings": readings}
+    write_checked(folder / INDEX, index)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxslim_rx.calibration import collect
-from onnxslim_rx.calibration import statistics as stored
+from onnxslim_rx.calibration import journal
 from onnxslim_rx.passbase import Layer
 
 
@@ -51,13 +51,13 @@ def data(rng):
 def measured(monkeypatch):
     """Counts measurements."""
     counts = []
-    finish = stored.StatisticsWriter.finish
+    finish = journal.Journal.finish
 
     def counting(self, *args):
         counts.append(1)
         finish(self, *args)
 
-    monkeypatch.setattr(stored.StatisticsWriter, "finish", counting)
+    monkeypatch.setattr(journal.Journal, "finish", counting)
     return counts
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from onnxslim_rx import calibration
 from onnxslim_rx.calibration import blocks
-from onnxslim_rx.calibration.frontiers import plan_steps
+from onnxslim_rx.calibration.frontiers import Measure, plan_steps
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx.runtime import Runner
@@ -39,21 +39,29 @@ def names(values):
 
 
 def plan(graph, costs, memory_bytes, size=lambda _: 1, uncuttable=()):
-    wanted = dict(zip(values_of(graph, costs), costs.values(), strict=True))
+    """Keys of `costs` are names of tensors to measure, or several between spaces."""
+    wanted = {
+        key: Measure(tuple(values_of(graph, key.split())), cost) for key, cost in costs.items()
+    }
     return plan_steps(graph, wanted, memory_bytes, size, uncuttable)
 
 
 def assert_runs(graph, steps, wanted):
     """Every step finds what it reads, and each tensor is measured once."""
     saved = set(graph.inputs)
+    by_name = {value.name: value for node in graph for value in node.outputs} | {
+        value.name: value for value in graph.inputs
+    }
     for step in steps:
         assert saved.issuperset(step.inputs)
         made = {value for node in step.nodes for value in node.outputs}
         known = made | set(step.inputs) | set(step.weights)
         assert all(value in known for node in step.nodes for value in node.inputs)
+        measured = {by_name[name] for key in step.measures for name in key.split()}
+        assert measured <= made | set(step.inputs) | set(graph.inputs)
         assert made.issuperset(step.saves)
         saved.update(step.saves)
-    measured = [name for step in steps for name in names(step.measures)]
+    measured = [name for step in steps for name in step.measures]
     assert sorted(measured) == sorted(wanted)
 
 
@@ -118,6 +126,26 @@ def test_a_cut_avoids_what_cannot_be_saved():
     steps = plan(graph, costs, 1, uncuttable=[f"m{i}" for i in range(9)])
     assert_runs(graph, steps, costs)
     assert {name for step in steps for name in names(step.saves)} == {f"h{i}" for i in range(8)}
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 390, 10_000])
+def test_tensors_that_are_measured_together_are_there_together(memory_bytes):
+    graph = graph_of(CHAIN)
+    costs = {"h1 h7": 100, "x h3": 100, "h2 h2": 100, "h8 h0 m4": 100, "x": 100}
+    steps = plan(graph, costs, memory_bytes)
+    assert_runs(graph, steps, costs)
+    assert (len(steps) > 1) == (memory_bytes < 10_000)
+    # none is made in vain: the latest tells where the measurement is made
+    place = {key: number for number, step in enumerate(steps) for key in step.measures}
+    assert place["x"] <= place["h2 h2"] <= place["x h3"] <= place["h1 h7"] <= place["h8 h0 m4"]
+
+
+def test_what_needs_no_sample_is_measured_first():
+    graph = graph_of("a = Neg(w) h = MatMul(x, w) i = Sin(h) j = MatMul(a, a) y = Add(i, j)")
+    steps = plan(graph, {"a": 10, "j": 10, "h": 10, "y j": 10}, 1)
+    assert_runs(graph, steps, ["a", "j", "h", "y j"])
+    assert not {"a", "j"} & {name for step in steps for name in names(step.saves)}
+    assert [key for step in steps for key in step.measures] == ["a", "j", "h", "y j"]
 
 
 def test_few_files_are_open_at_once():

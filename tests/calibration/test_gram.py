@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxslim_rx.calibration import observers
+from onnxslim_rx.calibration import moments, observers
 from onnxslim_rx.passbase import Layer
 
 CUTS = [1, 30_000, 1 << 30]  # bytes: at every node, at a few, nowhere
@@ -16,7 +16,7 @@ CUTS = [1, 30_000, 1 << 30]  # bytes: at every node, at a few, nowhere
 def test_residual_network_of_dynamic_length(
     rng, monkeypatch, steps_run, memory_bytes, panel, model_of, assert_statistics, noise
 ):
-    monkeypatch.setattr(observers, "_PANEL", panel)
+    monkeypatch.setattr(moments, "_PANEL", panel)
     model = model_of(
         "float[N,S,7] x => float[N,S,7] y",
         """
@@ -146,7 +146,7 @@ def test_many_short_samples_and_one_long(rng, monkeypatch, model_of, assert_stat
     flush = observers._Rows._flush
 
     def counting(self):
-        flushes.append(self._buffered)
+        flushes.append(self._filled)
         flush(self)
 
     monkeypatch.setattr(observers._Rows, "_flush", counting)

@@ -49,26 +49,6 @@ def test_captures_sequences_and_functions(
     assert len(steps_run) == (2 if memory_bytes == 1 else 1)
 
 
-def test_layers_inside_bodies_say_why_they_have_none(rng, collect, model_of, layers_of, noise):
-    model = model_of(
-        "float[N,S,6] x => float[N,S,6] y",
-        CONTROL,
-        TWICE,
-        **{name: noise(rng, 6, 6) for name in ("w1", "w2", "w3")},
-        zero=np.array(0, np.float32),
-        one=np.array(1),
-        three=np.array(3),
-    )
-    inner = next(node for node in model.graph.all_nodes() if node.outputs[0].name == "q0")
-    layers = [*layers_of(model), Layer("w3", "MatMul", "linear", inner, 1, 0)]
-    statistics = collect(model, layers, [{"x": noise(rng, 1, 4, 6)}])
-    assert statistics.reasons == {
-        "w3": "it lies in a function or in the body of an If, Loop or Scan"
-    }
-    assert statistics.get("w3") is None
-    assert len(statistics) == 2
-
-
 @pytest.mark.parametrize("overridable", [False, True])
 def test_weights_that_are_computed_are_not_written_to_disk(
     rng, monkeypatch, overridable, collect, model_of, noise, producer
