@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim_rx.passbase import Skip
 from onnxslim_rx.rules import Scene
-from onnxslim_rx_passes._match import commuted, number
+from onnxslim_rx_passes._match import SHARED, closed, commuted, number
 from onnxslim_rx_passes._patterns import reduced
 
-__all__ = [
-    "LONGEST_SCALE",
-    "Deviation",
-    "Quotient",
-    "constant_like",
-    "deviation",
-    "quotient",
-    "refitted",
-    "trailing",
-]
+__all__ = ["Deviation", "Quotient", "deviation", "normalise", "quotient"]
 
 LONGEST_SCALE = 1 << 14
 """Elements of a scale that is made where the model had none."""
@@ -210,3 +202,41 @@ def constant_like(
     return tape.initializer(
         ir.tensor(np.full(shape, number, dtype.numpy()), dtype=dtype), name=name
     )
+
+
+def normalise(
+    op_type: str,
+    x: ir.Value,
+    found: Quotient,
+    pattern: Collection[ir.Node],
+    node: ir.Node,
+    scene: Scene,
+) -> bool | Skip:
+    """Put one normalisation of `x` over its last axes in the place of a pattern.
+
+    Args:
+        op_type: LayerNormalization or RMSNormalization.
+        x: what is normalised.
+        found: axes, epsilon and scale.
+        pattern: the nodes that go, without `node`.
+        node: the last of the pattern.
+        scene: of the rule.
+    """
+    old = closed(node, pattern)
+    if old is None:
+        return Skip(SHARED)
+    sizes, dtype, rank = trailing(x, found.axes, scene), scene.facts.dtype(x), scene.facts.rank(x)
+    if sizes is None or dtype is None or rank is None:
+        return Skip("the normalised axes are not the last ones, or their sizes are not known")
+    tape = ir.tape.Tape()
+    if found.scale is not None:
+        scale = refitted(tape, scene, found.scale, sizes, rank)
+        if scale is None:
+            return Skip("the scale varies along other axes than the normalised ones")
+    elif math.prod(sizes) > LONGEST_SCALE:
+        return Skip("a scale of ones would be large")
+    else:
+        scale = constant_like(tape, 1.0, sizes, dtype, f"{node.outputs[0].name}.scale")
+    attributes = {"axis": -len(sizes), "epsilon": found.epsilon, "stash_type": 1}
+    result = tape.op(op_type, [x, scale], attributes)
+    return scene.replace(old, tape, {node.outputs[0]: result})

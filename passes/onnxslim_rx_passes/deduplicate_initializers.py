@@ -85,7 +85,7 @@ def _merge(values: list[ir.Value]) -> int:
     for value in values:
         assert value.const_value is not None  # only such are collected
         array = np.ascontiguousarray(value.const_value.numpy())
-        key = hashlib.sha256(array.reshape(-1).view(np.uint8)).digest()
+        key = hashlib.sha256(array.reshape(-1).view(np.uint8).data).digest()
         kept = first.setdefault(key, value)
         if kept is not value:
             value.replace_all_uses_with(kept)

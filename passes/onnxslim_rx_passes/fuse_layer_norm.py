@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from onnxslim_rx.passbase import Skip
 from onnxslim_rx.rules import Rule, Scene
-from onnxslim_rx_passes._match import BFLOAT16, FLOAT, FLOAT16, SHARED, closed, lacks_kernel
-from onnxslim_rx_passes._norms import (
-    LONGEST_SCALE,
-    constant_like,
-    deviation,
-    quotient,
-    refitted,
-    trailing,
-)
+from onnxslim_rx_passes._match import BFLOAT16, FLOAT, FLOAT16, lacks_kernel
+from onnxslim_rx_passes._norms import deviation, normalise, quotient
 from onnxslim_rx_passes._scaled import scaled, shifted, widened
 
 __all__ = ["FuseLayerNorm"]
@@ -68,21 +60,5 @@ def _recognise(node: ir.Node, scene: Scene) -> bool | Skip:
     refused = lacks_kernel(scene, x, "LayerNormalization in its own precision", _TYPES)
     if refused is not None:
         return refused
-    old = closed(node, {*found.nodes, *top.nodes, *base.nodes})
-    if old is None:
-        return Skip(SHARED)
-    sizes, dtype, rank = trailing(x, found.axes, scene), scene.facts.dtype(x), scene.facts.rank(x)
-    if sizes is None or dtype is None or rank is None:
-        return Skip("the normalised axes are not the last ones, or their sizes are not known")
-    tape = ir.tape.Tape()
-    if found.scale is not None:
-        scale = refitted(tape, scene, found.scale, sizes, rank)
-        if scale is None:
-            return Skip("the scale varies along other axes than the normalised ones")
-    elif math.prod(sizes) > LONGEST_SCALE:
-        return Skip("a scale of ones would be large")
-    else:
-        scale = constant_like(tape, 1.0, sizes, dtype, f"{node.outputs[0].name}.scale")
-    attributes = {"axis": -len(sizes), "epsilon": found.epsilon, "stash_type": 1}
-    result = tape.op("LayerNormalization", [x, scale], attributes)
-    return scene.replace(old, tape, {node.outputs[0]: result})
+    pattern = {*found.nodes, *top.nodes, *base.nodes}
+    return normalise("LayerNormalization", x, found, pattern, node, scene)

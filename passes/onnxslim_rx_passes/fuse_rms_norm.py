@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from onnxslim_rx.passbase import Skip
 from onnxslim_rx.rules import Rule, Scene
-from onnxslim_rx_passes._match import FLOAT, FLOAT16, SHARED, closed, lacks_kernel
-from onnxslim_rx_passes._norms import LONGEST_SCALE, constant_like, quotient, refitted, trailing
+from onnxslim_rx_passes._match import FLOAT, FLOAT16, lacks_kernel
+from onnxslim_rx_passes._norms import normalise, quotient
 from onnxslim_rx_passes._scaled import scaled, widened
 
 __all__ = ["FuseRmsNorm"]
@@ -54,21 +53,4 @@ def _recognise(node: ir.Node, scene: Scene) -> bool | Skip:
     refused = lacks_kernel(scene, x, "RMSNormalization in its own precision", _TYPES)
     if refused is not None:
         return refused
-    old = closed(node, found.nodes)
-    if old is None:
-        return Skip(SHARED)
-    sizes, dtype, rank = trailing(x, found.axes, scene), scene.facts.dtype(x), scene.facts.rank(x)
-    if sizes is None or dtype is None or rank is None:
-        return Skip("the normalised axes are not the last ones, or their sizes are not known")
-    tape = ir.tape.Tape()
-    if found.scale is not None:
-        scale = refitted(tape, scene, found.scale, sizes, rank)
-        if scale is None:
-            return Skip("the scale varies along other axes than the normalised ones")
-    elif math.prod(sizes) > LONGEST_SCALE:
-        return Skip("a scale of ones would be large")
-    else:
-        scale = constant_like(tape, 1.0, sizes, dtype, f"{node.outputs[0].name}.scale")
-    attributes = {"axis": -len(sizes), "epsilon": found.epsilon, "stash_type": 1}
-    result = tape.op("RMSNormalization", [x, scale], attributes)
-    return scene.replace(old, tape, {node.outputs[0]: result})
+    return normalise("RMSNormalization", x, found, found.nodes, node, scene)
