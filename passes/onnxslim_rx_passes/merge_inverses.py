@@ -30,7 +30,8 @@ class MergeInverses(Rule):
 
     Those with signs are exact, zeros, infinities and NaN included. A quotient is rounded once and
     not twice; it is finite where only `1 / b` overflows, which takes a b below the smallest
-    normal number.
+    normal number. Refused where b is smaller than the result: ONNX Runtime 1.31 took 15 us for the
+    quotient and 12 for reciprocal and product, (1, 128, 384) by (1, 128, 1), one thread.
     """
 
     name: ClassVar[str] = "merge-inverses"
@@ -105,6 +106,9 @@ def _quotient(node: ir.Node, scene: Scene) -> bool | Skip:
                 return Skip("the 1 may add dimensions")
         if scene.facts.dtype(divisor) not in FLOATS:
             return Skip("divisions of integers round")
+        shape = scene.facts.shape(divisor)
+        if shape is None or shape != scene.facts.shape(node.outputs[0]):
+            return Skip("one product for each element is faster than one quotient")
         tape = ir.tape.Tape()
         result = tape.op("Div", [node.inputs[1 - side], divisor])
         return scene.replace([inverse, node], tape, {node.outputs[0]: result})

@@ -138,3 +138,13 @@ def test_in_a_branch(rewrite):
     done = rewrite(MergeInverses(), text)
 
     assert sorted(done.ops) == ["If", "Neg", "Sub"]
+
+
+def test_a_reciprocal_of_few_elements_stays(rewrite):
+    text = """g (float[N, 8] x, float[N, 1] w) => (float[N, 8] y)
+    { e = Exp(w)  r = Reciprocal(e)  y = Mul(x, r) }"""
+
+    done = rewrite(MergeInverses(), text)
+
+    assert not done.entry.changed
+    assert done.reasons == ["one product for each element is faster than one quotient"]
