@@ -1,15 +1,57 @@
 """Linear algebra of the decompositions: arrays in, arrays out, float64, deterministic.
 
 Nothing here knows of graphs. Every function fixes signs, so that equal input gives equal bytes.
+Threads are the caller's: for sides up to 1,024 one thread of BLAS is faster than two.
 """
 
-from onnxslim_rx.linalg.svd import Svd, error_curve, fix_signs, svd, truncated_svd
-from onnxslim_rx.linalg.whiten import whitened_error_curve, whitened_svd
+from onnxslim_rx.linalg.estimate import ErrorEstimate, estimate_error
+from onnxslim_rx.linalg.matrix import balance, fix_signs
+from onnxslim_rx.linalg.moments import bias_correction, centred_gram
+from onnxslim_rx.linalg.noise import evbmf_rank, mdl_rank, noise_variance
+from onnxslim_rx.linalg.rank import (
+    break_even_rank,
+    rank_for_energy,
+    rank_for_error,
+    rank_for_quality,
+    rank_for_ratio,
+    round_rank,
+)
+from onnxslim_rx.linalg.refit import mismatch_energy, reduced_rank_regression, refit_second
+from onnxslim_rx.linalg.shared import batched_svd, joint_left_svd, shared_output_basis
+from onnxslim_rx.linalg.svd import Svd, error_curve, svd, truncated_svd
+from onnxslim_rx.linalg.whiten import (
+    output_energy,
+    scaled_svd,
+    whitened_error_curve,
+    whitened_svd,
+)
 
 __all__ = [
+    "ErrorEstimate",
     "Svd",
+    "balance",
+    "batched_svd",
+    "bias_correction",
+    "break_even_rank",
+    "centred_gram",
     "error_curve",
+    "estimate_error",
+    "evbmf_rank",
     "fix_signs",
+    "joint_left_svd",
+    "mdl_rank",
+    "mismatch_energy",
+    "noise_variance",
+    "output_energy",
+    "rank_for_energy",
+    "rank_for_error",
+    "rank_for_quality",
+    "rank_for_ratio",
+    "reduced_rank_regression",
+    "refit_second",
+    "round_rank",
+    "scaled_svd",
+    "shared_output_basis",
     "svd",
     "truncated_svd",
     "whitened_error_curve",

@@ -80,7 +80,7 @@ class KrylovBasis:
         self.closed = q.shape[1] == 0 or self.width == self._a.shape[0]
 
     def fill(self, width: int, rng: np.random.Generator) -> None:
-        """Random directions outside a closed space, until there are `width` of all, more than now."""
+        """Add random directions outside a closed space until there are `width`, more than now."""
         noise = rng.standard_normal((self._a.shape[0], width - self.width))
         q = orthonormal_with_triangle(self._outside(noise.astype(self._a.dtype)))[0]
         self._append(orthonormal_with_triangle(self._outside(q))[0])

@@ -58,7 +58,9 @@ def refit_second(
     if left.shape[0] != len(w):
         raise ValueError(f"found a factor of shape {left.shape} for a weight of shape {w.shape}")
     left, left_exponent = to_unit_scale(left)
-    q, *_ = scipy.linalg.lstsq(root @ left, target, check_finite=False, lapack_driver="gelsd")
+    # directions that differ by rounding alone would be given huge coefficients of either sign
+    cut = 10.0 * max(left.shape) * float(np.finfo(np.float64).eps)
+    q, *_ = scipy.linalg.lstsq(root @ left, target, cond=cut, check_finite=False)
     fitted: Matrix = np.ldexp(q, exponent - left_exponent)
     return fitted
 

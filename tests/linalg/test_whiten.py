@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxslim_rx.linalg import truncated_svd, whitened_error_curve, whitened_svd
+from onnxslim_rx.linalg import scaled_svd, truncated_svd, whitened_error_curve, whitened_svd
 from onnxslim_rx.linalg.whiten import output_energy
 
 
@@ -96,3 +96,58 @@ def test_few_rows_are_trusted_less(rng):
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="0 rows"):
         whitened_svd(np.ones((3, 2)), np.eye(3), 1, rows=0)
+
+
+@pytest.mark.parametrize(("k", "n"), [(120, 80), (80, 120)])
+def test_a_tolerance_keeps_the_output_error_near_the_least(k, n, rng):
+    x = activations(rng, 900, k)
+    w = rng.standard_normal((k, n))
+    exact, near = (
+        np.linalg.norm(x @ (w - np.matmul(*whitened_svd(w, x.T @ x, 12, tol=tol))))
+        for tol in (0.0, 1e-3)
+    )
+    assert near <= exact * 1.002
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
+def test_scales_of_weight_and_gram_matrix_do_not_matter(scale, rng):
+    x = activations(rng, 100, 9)
+    w = rng.standard_normal((9, 7))
+    p, q = whitened_svd(w, x.T @ x, 3)
+    big_p, big_q = whitened_svd(w * scale, x.T @ x * scale, 3)
+    np.testing.assert_allclose(big_p @ big_q / scale, p @ q, rtol=1e-9, atol=1e-12)
+    curves = whitened_error_curve(w, x.T @ x), whitened_error_curve(w * scale, x.T @ x * scale)
+    np.testing.assert_allclose(*curves, atol=1e-9)
+    scaled = np.matmul(*scaled_svd(w * scale, np.arange(9.0), 3)) / scale
+    np.testing.assert_allclose(scaled, np.matmul(*scaled_svd(w, np.arange(9.0), 3)), atol=1e-12)
+
+
+def test_weighing_channels_lies_between_plain_and_whitened(rng):
+    """Channels of uneven size that hang together: sizes help, the whole Gram matrix helps more."""
+    mixing = np.linalg.qr(rng.standard_normal((32, 32)))[0] * np.logspace(0, -1, 32)
+    x = rng.standard_normal((300, 32)) @ mixing @ np.diag(np.logspace(0, -2, 32))
+    w = rng.standard_normal((32, 24))
+    products = {
+        "plain": truncated_svd(w, 6),
+        "scaled": scaled_svd(w, np.abs(x).mean(axis=0), 6),
+        "whitened": whitened_svd(w, x.T @ x, 6),
+    }
+    error = {name: np.linalg.norm(x @ (w - p @ q)) for name, (p, q) in products.items()}
+    assert error["whitened"] < 0.95 * error["scaled"]
+    assert error["scaled"] < 0.95 * error["plain"]
+
+
+def test_channel_sizes_weigh_rows_exactly(rng):
+    w, sizes = rng.standard_normal((8, 10)), rng.random(8) + 0.1
+    p, q = scaled_svd(w, sizes, 3, power=1.0)
+    values = np.linalg.svd(sizes[:, None] * w, compute_uv=False)
+    assert np.linalg.norm(sizes[:, None] * (w - p @ q)) == pytest.approx(np.linalg.norm(values[3:]))
+    plain = np.matmul(*truncated_svd(w, 3))
+    np.testing.assert_allclose(np.matmul(*scaled_svd(w, sizes, 3, power=0.0)), plain, atol=1e-12)
+    np.testing.assert_allclose(np.matmul(*scaled_svd(w, np.zeros(8), 3)), plain, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [np.ones(2), -np.ones(3), np.full(3, np.nan)])
+def test_bad_channel_sizes_are_refused(sizes):
+    with pytest.raises(ValueError, match="found sizes"):
+        scaled_svd(np.ones((3, 2)), sizes, 1)

@@ -1,0 +1,152 @@
+"""Fits under changed inputs against least squares on the rows themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxslim_rx.linalg import (
+    bias_correction,
+    centred_gram,
+    mismatch_energy,
+    reduced_rank_regression,
+    refit_second,
+    truncated_svd,
+    whitened_svd,
+)
+
+ROWS, K, N = 4000, 20, 14
+
+
+@pytest.fixture
+def data(rng):
+    """Inputs, what the compressed network makes of them, and a weight."""
+    x = rng.standard_normal((ROWS, K)) @ np.diag(np.logspace(0, -1, K))
+    return x, x @ (np.eye(K) + 0.2 * rng.standard_normal((K, K))), rng.standard_normal((K, N))
+
+
+def least(x_now, target, rank):
+    """min over all B of some rank of ||x_now B - target||, from the rows."""
+    fitted = x_now @ np.linalg.lstsq(x_now, target, rcond=None)[0]
+    values = np.linalg.svd(fitted, compute_uv=False)
+    return np.sqrt(np.linalg.norm(target - fitted) ** 2 + np.sum(values[rank:] ** 2))
+
+
+def test_the_second_factor_is_the_least_squares_solution(data):
+    x, now, w = data
+    p, _ = truncated_svd(w, 6)
+    q = refit_second(w, p, now.T @ now, now.T @ x)
+    best = np.linalg.lstsq(now @ p, x @ w, rcond=None)[0]
+    error = np.linalg.norm(now @ p @ q - x @ w)
+    assert error <= np.linalg.norm(now @ p @ best - x @ w) * (1 + 1e-5)  # the ridge's share
+    np.testing.assert_allclose(q, best, atol=1e-2 * np.abs(best).max())
+
+
+def test_both_factors_are_the_best_of_their_rank(data):
+    x, now, w = data
+    for rank in (1, 5, N):
+        p, q = reduced_rank_regression(w, now.T @ now, now.T @ x, rank)
+        assert (p.shape, q.shape) == ((K, rank), (rank, N))
+        error = np.linalg.norm(now @ p @ q - x @ w)
+        best = least(now, x @ w, rank)
+        # the ridge is 1e-4 of the mean energy of a channel
+        allowed = 1e-2 * np.sqrt(np.sum(now**2) / K) * np.linalg.norm(p @ q - w)
+        assert best * (1 - 1e-9) <= error <= np.hypot(best, allowed)
+
+
+def test_the_order_of_methods_under_mismatch(data):
+    """Joint optimum <= refit of the second factor <= what knows nothing of the mismatch."""
+    x, now, w = data
+    gram, cross, old = now.T @ now, now.T @ x, x.T @ x
+    p, q = whitened_svd(w, old, 6)
+    blind = mismatch_energy(p @ q, w, gram, cross, old)
+    refitted = mismatch_energy(p @ refit_second(w, p, gram, cross), w, gram, cross, old)
+    joint = mismatch_energy(
+        np.matmul(*reduced_rank_regression(w, gram, cross, 6)), w, gram, cross, old
+    )
+    assert joint <= refitted * (1 + 1e-6) <= blind
+    assert joint < 0.9 * blind
+    direct = np.linalg.norm(now @ p @ q - x @ w) ** 2
+    assert blind == pytest.approx(direct, rel=1e-9)
+
+
+def test_without_mismatch_it_is_the_whitened_product(data):
+    x, _, w = data
+    gram = x.T @ x
+    for tol in (0.0, 1e-8):
+        p, q = reduced_rank_regression(w, gram, gram, 5, rows=ROWS, tol=tol)
+        other = np.matmul(*whitened_svd(w, gram, 5, rows=ROWS))
+        np.testing.assert_allclose(p @ q, other, atol=1e-6 * np.abs(other).max())
+
+
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 12), rank=st.integers(1, 6))
+def test_few_rows_and_dependent_columns_are_survived(seed, rows, rank):
+    """Fewer rows than channels: the ridge decides, and nothing explodes."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, 8))
+    now = x * 0.9
+    w = rng.standard_normal((8, 6))
+    gram, cross = now.T @ now, now.T @ x
+    p, q = reduced_rank_regression(w, gram, cross, rank, rows=rows)
+    assert np.linalg.norm(p @ q) <= 10 * np.linalg.norm(w)
+    double = np.hstack([p, p])  # dependent columns
+    again = refit_second(w, double, gram, cross, rows=rows)
+    single = refit_second(w, p, gram, cross, rows=rows)
+    np.testing.assert_allclose(double @ again, p @ single, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e30, 1e150])
+def test_scales_carry_over(data, scale):
+    x, now, w = data
+    gram, cross = now.T @ now, now.T @ x
+    p, q = reduced_rank_regression(w, gram, cross, 4)
+    big_p, big_q = reduced_rank_regression(w * scale, gram * scale, cross * scale, 4)
+    np.testing.assert_allclose(big_p @ big_q / scale, p @ q, atol=1e-9)
+    second = refit_second(w * scale, p, gram, cross)
+    np.testing.assert_allclose(second / scale, refit_second(w, p, gram, cross), atol=1e-9)
+    assert np.abs(np.linalg.norm(big_p, axis=0) / np.linalg.norm(big_q, axis=1) - 1).max() < 1e-9
+
+
+def test_an_indefinite_gram_matrix_from_rounding_is_survived(data):
+    x, now, w = data
+    gram = now.T @ now
+    gram[0, 0] = -gram[0, 0]
+    p, q = reduced_rank_regression(w, gram, now.T @ x, 3)
+    assert np.isfinite(p @ q).all()
+
+
+def test_the_bias_takes_what_the_mean_needs(data, rng):
+    x, _, w = data
+    x = x + 3.0 * rng.standard_normal(K)
+    mean = x.mean(axis=0)
+    centred = centred_gram(x.T @ x, mean, ROWS)
+    np.testing.assert_allclose(centred, (x - mean).T @ (x - mean), atol=1e-8 * np.sum(x**2))
+    plain = np.matmul(*whitened_svd(w, x.T @ x, 5))
+    p, q = whitened_svd(w, centred, 5)
+    bias = bias_correction(w, p, q, mean)
+    corrected = np.linalg.norm(x @ (p @ q) + bias - x @ w)
+    assert corrected < 0.99 * np.linalg.norm(x @ (plain - w))
+    np.testing.assert_allclose(mean @ (p @ q) + bias, mean @ w, atol=1e-9)
+
+
+def test_bad_arguments_are_refused(data):
+    x, now, w = data
+    gram, cross = now.T @ now, now.T @ x
+    with pytest.raises(ValueError, match="Gram matrix of shape"):
+        reduced_rank_regression(w, gram[:3, :3], cross, 2)
+    with pytest.raises(ValueError, match="cross moment of shape"):
+        reduced_rank_regression(w, gram, cross[:3], 2)
+    with pytest.raises(ValueError, match="rank 99"):
+        reduced_rank_regression(w, gram, cross, 99)
+    with pytest.raises(ValueError, match="NaN"):
+        reduced_rank_regression(w, gram * np.nan, cross, 2)
+    with pytest.raises(ValueError, match="0 rows"):
+        refit_second(w, w[:, :2], gram, cross, rows=0)
+    with pytest.raises(ValueError, match="factor of shape"):
+        refit_second(w, w[:3, :2], gram, cross)
+    with pytest.raises(ValueError, match="mean of shape"):
+        centred_gram(gram, np.ones(3), 10)
+    with pytest.raises(ValueError, match="0 rows"):
+        centred_gram(gram, np.ones(K), 0)

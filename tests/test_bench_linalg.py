@@ -1,0 +1,40 @@
+"""tools/bench_linalg.py runs, and says what missed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tools import bench_linalg
+
+
+def test_it_runs_on_tiny_sizes(tmp_path, capsys):
+    target = tmp_path / "found.json"
+    arguments = ["--shapes", "24x40:4", "40x24:6", "--spectra", "power", "flat", "--full"]
+    code = bench_linalg.main([*arguments, "--repeats", "1", "--json", str(target)])
+    found = json.loads(target.read_text(encoding="utf-8"))
+    assert code in (0, 1)  # times of such sizes say nothing
+    assert len(found["cases"]) == 4
+    for case in found["cases"]:
+        assert {"full", "gram", "randomized", "srht", "auto", "numpy"} <= set(case["methods"])
+        assert all(row["excess"] <= 1e-2 for row in case["methods"].values())
+        assert case["sketches"]["memory_ratio"] > 0
+    assert "24 x 40, rank 4, power" in capsys.readouterr().out
+
+
+def test_it_judges():
+    rows = {
+        name: {"seconds": 1.0, "excess": 1e-9} for name in ("full", "gram", "randomized", "srht")
+    }
+    rows["gram"]["seconds"] = 0.5
+    rows["auto"] = {"seconds": 0.6, "excess": 0.5}
+    rows["numpy"] = {"seconds": 1.2, "excess": 0.0}
+    case = {"methods": rows, "shape": [4096, 11008], "rank": 512}
+    case["sketches"] = {"speed_ratio": 0.5, "memory_ratio": 39.0}
+    missed = bench_linalg.judge(case, 1e-2)
+    assert len(missed) == 5
+    assert case["speedup"] == pytest.approx(2.0)
+    rows["auto"] = {"seconds": 0.1, "excess": 1e-9}
+    case["sketches"] = {"speed_ratio": 1.5, "memory_ratio": 50.0}
+    assert bench_linalg.judge(case, 1e-2) == []
