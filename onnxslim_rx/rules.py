@@ -276,8 +276,9 @@ def drive(
 ) -> Driven:
     """Apply rules to all nodes of a model until none applies.
 
-    Nodes are visited in order, graphs before the subgraphs in them; what a rewrite touches is
-    visited again.
+    Nodes are visited from the last to the first, so that what computes a shape that turns out to be
+    constant is gone before it is looked at; what a rewrite touches is visited again. Nodes that
+    nobody reads are passed over.
 
     Args:
         model: changed in place.
@@ -323,10 +324,12 @@ class _Drive:
         """Visit nodes, and what rewrites touch, until nothing is left to look at."""
         most = max(64, _MOST_REWRITES * len(found)) + len(self.driven.log)
         most = most if self.limit is None else min(most, self.limit)
-        todo, waiting = deque(found), set(found)
+        todo, waiting = deque(reversed(found)), set(found)
         while todo and len(self.driven.log) < most:
             node = todo.popleft()
             waiting.discard(node)
+            if not _is_used(node):
+                continue  # dead code is left to those who remove it
             if any(attribute.is_ref() for attribute in node.attributes.values()):
                 continue
             for index in self.candidates(node):
@@ -361,6 +364,10 @@ class _Drive:
         if answer:
             tally.rewritten += 1
             self.driven.log.append(index)
+
+
+def _is_used(node: ir.Node) -> bool:
+    return any(value.uses() or value.is_graph_output() for value in node.outputs)
 
 
 def _label(node: ir.Node) -> str:

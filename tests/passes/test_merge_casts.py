@@ -128,7 +128,7 @@ def test_in_a_branch_with_the_first_read_elsewhere(rewrite):
         else_branch = e () => (float[N] u) { u = Cast<to=1>(x) }
     > }"""
 
-    assert rewrite(MergeCasts(), text).ops == ["If", "Cast", "Cast", "Add", "Cast"]
+    assert rewrite(MergeCasts(), text).ops == ["If", "Cast", "Add", "Cast"]
 
 
 def test_the_saturation_of_a_cast_to_eight_bits_is_kept(rewrite):
