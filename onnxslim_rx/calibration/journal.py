@@ -117,10 +117,7 @@ class Journal:
         """Write the matrix whose bands lie in several files; its name."""
         name = entry["whole"]
         if name:
-            parts = [
-                (first, np.load(self._folder / file, mmap_mode="r"))
-                for first, file in sorted(entry["parts"])
-            ]
+            parts = [(first, self._folder / file) for first, file in sorted(entry["parts"])]
             path = self._folder / f"{key}.{name}.npy"
             _write_joined(path, parts, symmetric=name == "gram")
         return [name] if name else []
@@ -184,16 +181,17 @@ class Journal:
         )
 
 
-def _write_joined(path: Path, parts: Sequence[tuple[int, Matrix]], *, symmetric: bool) -> None:
+def _write_joined(path: Path, parts: Sequence[tuple[int, Path]], *, symmetric: bool) -> None:
     """Write a matrix whose rows come in parts.
 
     Args:
         path: where to, as an .npy file.
-        parts: first row of each, and the rows; of a symmetric matrix from the diagonal on.
+        parts: first row of each, and the file with the rows, read one at a time; of a symmetric
+            matrix from the diagonal on.
         symmetric: whether the lower triangle is the mirror of the upper one.
     """
-    height = sum(len(part) for _, part in parts)
-    width = parts[0][1].shape[1]
+    height = sum(len(np.load(part, mmap_mode="r")) for _, part in parts)
+    width = np.load(parts[0][1], mmap_mode="r").shape[1]
     with path.open("wb") as file:
         layout = {"descr": "<f8", "fortran_order": False, "shape": (height, width)}
         np.lib.format.write_array_header_1_0(file, layout)
@@ -203,7 +201,8 @@ def _write_joined(path: Path, parts: Sequence[tuple[int, Matrix]], *, symmetric:
             file.seek(start + 8 * (row * width + column))
             file.write(np.ascontiguousarray(numbers, dtype="<f8").data)
 
-        for first, part in parts:
+        for first, source in parts:
+            part = np.load(source)
             left = first if symmetric else 0
             last = first + len(part)
             for row, numbers in enumerate(part, first):

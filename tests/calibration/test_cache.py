@@ -6,8 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxslim_rx.calibration import collect
-from onnxslim_rx.calibration import journal
+from onnxslim_rx.calibration import collect, journal
 from onnxslim_rx.passbase import Layer
 
 

@@ -57,8 +57,8 @@ def assert_runs(graph, steps, wanted):
         made = {value for node in step.nodes for value in node.outputs}
         known = made | set(step.inputs) | set(step.weights)
         assert all(value in known for node in step.nodes for value in node.inputs)
-        measured = {by_name[name] for key in step.measures for name in key.split()}
-        assert measured <= made | set(step.inputs) | set(graph.inputs)
+        together = {by_name[name] for key in step.measures for name in key.split()}
+        assert together <= made | set(step.inputs) | set(graph.inputs)
         assert made.issuperset(step.saves)
         saved.update(step.saves)
     measured = [name for step in steps for name in step.measures]
