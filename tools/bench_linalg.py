@@ -92,7 +92,8 @@ def excess(a: Matrix, product: Matrix, least: float) -> float:
 
 def measure_methods(a: Matrix, rank: int, tol: float, repeats: int, full: bool) -> dict[str, Any]:
     """Seconds and excess error by method."""
-    side = a @ a.T if a.shape[0] <= a.shape[1] else a.T @ a
+    exact = a.astype(np.float64)
+    side = exact @ exact.T if a.shape[0] <= a.shape[1] else exact.T @ exact
     energies = np.linalg.eigvalsh(side)[::-1]
     least = float(np.sqrt(energies[rank:].sum()))
     rows: dict[str, Any] = {}
@@ -104,24 +105,24 @@ def measure_methods(a: Matrix, rank: int, tol: float, repeats: int, full: bool) 
         rows[method] = {
             "seconds": seconds,
             "predicted": predicted,
-            "excess": excess(a, (found.u * found.s) @ found.vt, least),
+            "excess": excess(exact, (found.u * found.s) @ found.vt, least),
         }
     seconds, found = cpu_seconds(partial(_run, a, rank, "auto", tol), repeats)
     rows["auto"] = {
         "seconds": seconds,
         "method": found.method,
-        "excess": excess(a, (found.u * found.s) @ found.vt, least),
+        "excess": excess(exact, (found.u * found.s) @ found.vt, least),
         "relative_error": found.error,
     }
     if randomized_svd is not None:
         seconds, (u, s, vt) = cpu_seconds(
             lambda seed: randomized_svd(a, rank, random_state=seed), repeats
         )
-        rows["scikit-learn"] = {"seconds": seconds, "excess": excess(a, (u * s) @ vt, least)}
+        rows["scikit-learn"] = {"seconds": seconds, "excess": excess(exact, (u * s) @ vt, least)}
     if full:
         seconds, (u, s, vt) = cpu_seconds(lambda _: np.linalg.svd(a, full_matrices=False), 1)
         product = (u[:, :rank] * s[:rank]) @ vt[:rank]
-        rows["numpy"] = {"seconds": seconds, "excess": excess(a, product, least)}
+        rows["numpy"] = {"seconds": seconds, "excess": excess(exact, product, least)}
     return rows
 
 

@@ -1,10 +1,10 @@
 """Singular values and vectors to full accuracy: LAPACK, or the eigenvectors of the Gram matrix.
 
 Eigenvectors of `A A^T` alone lose half of the digits: singular values below 1e-8 of the largest
-are noise. One step of Rayleigh and Ritz on A itself, from those vectors, gives the digits back:
-what an eigenvector lacks is multiplied by the ratio of two singular values and made orthogonal
-anew, so that the product's error is the least one up to about 1e-15 of the norm of A, or a small
-multiple of the least where that lies below 1e-8 of the norm.
+are noise. One step of Rayleigh and Ritz on A itself, from those vectors, gives digits back: what
+an eigenvector lacks is multiplied by the ratio of two singular values and made orthogonal anew.
+The product's error is then the least one to rounding, unless that is below about 1e-8 of the norm
+of A, where it may be twice the least. So LAPACK decides where the error comes near that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ __all__ = [
     "leading_eigenvectors",
     "orthonormal",
     "orthonormal_with_triangle",
-    "power_step",
     "rayleigh_ritz",
 ]
 
@@ -34,7 +33,7 @@ Triple: TypeAlias = tuple[Matrix, Matrix, Matrix]
 # Below this share of all eigenvectors, finding them one by one (MRRR) is faster than divide and
 # conquer for all (measured at 384 to 2,048, one thread: equal at a quarter).
 FEW = 0.2
-# A relative error below this is near enough to the half of the digits that a Gram matrix keeps.
+# A relative error below this is near the half of the digits that a Gram matrix keeps.
 _NEAR = 1e-6
 
 
@@ -69,16 +68,7 @@ def gram_svd(a: Matrix, rank: int) -> Triple:
     # the eigenvectors lie on the short side, so the exact basis is found on the long one
     v, s, ut = rayleigh_ritz(a.T, orthonormal(a.T @ left))
     if float(s @ s) > (1.0 - _NEAR**2) * energy(a):
-        return power_step(a, v)
-    return ut.T, s, v.T
-
-
-def power_step(a: Matrix, basis: Matrix) -> Triple:
-    """One more power of `A^T A` on `basis` (N, R), orthogonal after each product, then as above.
-
-    Where R singular values are nearly all that `a` has, it removes what rounding left.
-    """
-    v, s, ut = rayleigh_ritz(a.T, orthonormal(a.T @ orthonormal(a @ basis)))
+        return full_svd(a, rank)
     return ut.T, s, v.T
 
 

@@ -24,7 +24,6 @@ from onnxslim_rx.linalg.exact import (
     from_projection,
     leading_eigenvectors,
     orthonormal,
-    power_step,
 )
 from onnxslim_rx.linalg.krylov import KrylovBasis
 from onnxslim_rx.linalg.matrix import Array, energy
@@ -41,8 +40,10 @@ _LEAST_FRESH, _BLOCKS_PER_FRESH = 4, 8
 # Products in float32 are good to 1e-6 of the norm: beside an error of this share of the norm that
 # is nothing, and they take half the time.
 _LEAST_SINGLE_ERROR = 1e-2
-# Half the digits are lost in the Gram matrix of the projection: closer, they are won back.
+# Half the digits are lost in the Gram matrix of the images: closer, the images themselves serve.
 _LEAST_SQUARED_ERROR = 1e-5
+# Energies are good to this share: gains below it are not seen, and so many checks are made instead.
+_ROUNDING, _BLIND_CHECKS = 1e-14, 4
 # How slowly the gains of further blocks may decrease, and what is assumed of two checks.
 _SLOWEST, _UNKNOWN = 0.9, 0.5
 
@@ -67,7 +68,9 @@ def randomized_svd(
         sketch: makes the test matrix of (rows, columns).
         rng: for the test matrix, and for directions of no meaning where the rank of the matrix is
             less than what is asked for.
-        tol: greater than 0. The share is an estimate, not a bound.
+        tol: greater than 0. The share is an estimate, not a bound; where the least error is below
+            `1e-7 / sqrt(tol)` of the norm, it cannot be estimated, and the error found may be a
+            small multiple of the least.
 
     Returns:
         (u, s, vt) as `exact.full_svd`.
@@ -92,8 +95,8 @@ def randomized_svd(
     _grow(exact, rank, total, tol, rng, least=0.0)
     u, s, vt = _decompose(exact, rank)
     if total - float(s @ s) < _LEAST_SQUARED_ERROR**2 * total:
-        return power_step(double, vt.T)
-    return u, s, vt
+        u, s, vt = from_projection(exact.directions, exact.images)
+    return u[:, :rank], s[:rank], vt[:rank]
 
 
 def _grow(
@@ -124,7 +127,8 @@ def _grow(
         left = max(total - held[-1], 0.0)
         if left < least**2 * total:
             return False
-        if exhausted or _gain(held) <= 2.0 * tol * left:
+        seen = 2.0 * tol * left > _ROUNDING * total
+        if exhausted or (_gain(held) <= 2.0 * tol * left if seen else len(held) > _BLIND_CHECKS):
             return True
         step(fresh)
         exhausted = basis.closed

@@ -85,7 +85,8 @@ def svd(
             Hadamard transform. "auto": the fastest for the shape, by a model of measured speeds.
         seed: of the test matrix; equal input, seed and thread count give equal bytes.
         tol: how much larger than the least the error may be, as a share of it, estimated, not
-            guaranteed; 0 lets "auto" choose among the exact methods only.
+            guaranteed (see `randomized_svd` for errors near rounding); 0 lets "auto" choose among
+            the exact methods only.
 
     Returns:
         See `Svd`. The exact methods reach the least error up to rounding.

@@ -69,15 +69,28 @@ def test_the_variance_has_the_least_free_energy(rng):
     assert noise_variance(values, shape) == pytest.approx(best, rel=2e-3)
 
 
-def test_mdl_is_the_formula(rng):
-    values = noisy(rng, (12, 40), 3, 1.0)
+def description_lengths(values):
+    """By rank, for 12 channels and 40 samples, as Wax and Kailath write it."""
     energies, lengths = values**2 / 40, []
     for r in range(12):
         rest = energies[r:]
         likelihood = np.prod(rest) ** (1 / len(rest)) / rest.mean()
         free = r * (2 * 12 - r + 1) / 2 + 1
         lengths.append(-40 / 2 * len(rest) * np.log(likelihood) + free / 2 * np.log(40))
-    assert mdl_rank(values, (12, 40)) == int(np.argmin(lengths)) == 3
+    return lengths
+
+
+def test_mdl_is_the_formula(rng):
+    values = noisy(rng, (12, 40), 3, 1.0)
+    assert mdl_rank(values, (12, 40)) == int(np.argmin(description_lengths(values))) == 3
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_mdl_is_the_formula_where_ranks_are_close(seed):
+    rng = np.random.default_rng(seed)
+    decay = np.diag(np.arange(1, 13) ** -0.7)
+    values = np.linalg.svd(decay @ rng.standard_normal((12, 40)), compute_uv=False)
+    assert mdl_rank(values, (12, 40)) == int(np.argmin(description_lengths(values)))
 
 
 def test_exact_low_rank_has_no_noise(rng):

@@ -139,6 +139,21 @@ def test_laws_hold_for_any_shape(k, n, rank, seed, method):
     check(a, rank, svd(a, rank, method=method, tol=0.02), 0.05)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("step", [0.3, 1.0, 3.0])
+def test_the_least_error_is_reached_at_every_size(method, step, rng):
+    """Down to 1e-12 of the norm: squares of singular values keep only 1e-8.
+
+    Randomized methods cannot see what they gain below 1e-7 / sqrt(tol) = 1e-5 of the norm.
+    """
+    left, right = (np.linalg.qr(rng.standard_normal((side, 60)))[0] for side in (60, 75))
+    a = (left * np.exp(-step * np.arange(60))) @ right.T
+    for rank in range(1, 60, 3):
+        if np.exp(-step * rank) > 1e-12:
+            unseen = method in (*RANDOM, "auto") and np.exp(-step * rank) < 1e-5
+            check(a, rank, svd(a, rank, method=method), 1.0 if unseen else 1e-3)
+
+
 def test_not_worse_than_scikit_learn(rng):
     extmath = pytest.importorskip("sklearn.utils.extmath")
     for a in (rng.standard_normal((300, 500)), decaying(rng, (300, 500))):
