@@ -95,7 +95,10 @@ class Statistics(Mapping[str, LayerStatistics]):
                 path = self._folder / f"{key}.{array}.npy"
                 if checksum_of(path) != checksum:
                     raise ValueError(f"{path} is damaged")
-                found = self._load(key, array)
+                try:
+                    found = self._load(key, array)
+                except (EOFError, SyntaxError) as error:  # of numpy, of empty files and headers
+                    raise ValueError(f"{path} is no array: {error}") from error
                 if found.ndim != _RANKS[array] or found.dtype.kind not in "fi":
                     raise ValueError(f"{path} holds something else")
 

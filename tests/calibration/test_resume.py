@@ -41,8 +41,8 @@ class KilledError(BaseException):
 def steps(monkeypatch):
     """Notes the steps that run; the run dies in the one with the number `at`."""
 
-    class Steps(list):
-        at = None
+    class Steps(list[list[str]]):
+        at: int | None = None
 
     noted = Steps()
     run = blocks.run_step
@@ -190,7 +190,7 @@ def test_killed_by_the_system_again_and_again(tmp_path, rng, model, data):
     loaded = ir.load(tmp_path / "model.onnx")
     np.save(tmp_path / "data.npy", np.stack([sample["x"] for sample in data]))
     nodes = [node for node in loaded.graph if node.op_type == "MatMul"]
-    layers = [Layer(node.outputs[0].name, "MatMul", "linear", node, 1, 0) for node in nodes]
+    layers = [Layer(f"{node.outputs[0].name}", "MatMul", "linear", node, 1, 0) for node in nodes]
     expected = calibration.collect(loaded, layers, data, memory_bytes=1)
     folder = tmp_path / "cache"
     command = [
