@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from onnxslim_rx.linalg.exact import orthonormal_with_triangle
 from onnxslim_rx.linalg.matrix import Array, Matrix
@@ -68,11 +69,15 @@ class KrylovBasis:
         `lengths` are those that columns of the block could have: the rounding of a product is
         measured by them.
         """
-        least = _ROUNDING * float(np.finfo(self._a.dtype).eps) * lengths
-        q, r = orthonormal_with_triangle(self._outside(block))
-        least = np.broadcast_to(least, block.shape[1])[: q.shape[1]]
-        # entry i of the diagonal is the distance of column i from all columns before it
-        q = q[:, np.abs(np.diagonal(r)) > least]
+        # to unit size, so that one bound tells rounding in all columns
+        lengths = np.maximum(lengths, float(np.finfo(self._a.dtype).tiny))
+        outside = self._outside((block / lengths).astype(self._a.dtype))
+        least = _ROUNDING * float(np.finfo(self._a.dtype).eps)
+        q, r = orthonormal_with_triangle(outside)
+        if np.abs(np.diagonal(r)).min(initial=np.inf) <= least:
+            # pivots put rounding last: earlier, it would take up directions of later columns
+            q, r, _ = scipy.linalg.qr(outside, mode="economic", pivoting=True, check_finite=False)
+            q = q[:, : np.count_nonzero(np.abs(np.diagonal(r)) > least)]
         q = q[:, : self._a.shape[0] - self.width]
         if q.shape[1] and self.width:
             q = orthonormal_with_triangle(self._outside(q))[0]

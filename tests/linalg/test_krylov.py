@@ -60,3 +60,12 @@ def test_tall_matrices_are_the_wide_ones_transposed(rng):
     tall = randomized_svd(a, 8, GaussianSketch, np.random.default_rng(0), 1e-3)
     wide = randomized_svd(a.T, 8, GaussianSketch, np.random.default_rng(0), 1e-3)
     np.testing.assert_allclose(tall[0] * tall[1] @ tall[2], (wide[0] * wide[1] @ wide[2]).T)
+
+
+def test_rounding_does_not_take_up_what_later_columns_have(rng):
+    """Two of three columns lie in the space already; the last brings the one new direction."""
+    a = rng.standard_normal((5, 40))
+    basis = started(a, 4, rng)
+    known = basis.directions @ rng.standard_normal((4, 2))
+    basis.extend(np.hstack([known, rng.standard_normal((5, 1))]), 10.0)
+    assert basis.width == 5
