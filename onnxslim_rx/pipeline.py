@@ -41,6 +41,7 @@ _ORDER: tuple[str, ...] = (
     "merge-concats",
     "merge-constants",
     "merge-gathers",
+    "merge-ifs",
     "merge-inverses",
     "merge-moves",
     "merge-rearrangements",
