@@ -94,7 +94,8 @@ def optimize(
             "fast" (latency alone).
         seed: of everything random.
         progress: show bars on a terminal.
-        cache: folder for statistics, so that a second run need not measure them again.
+        cache: folder for statistics, so that a second run need not measure them again, and one
+            that was killed goes on; they take at most 20 GiB.
         verify: check clean-up passes at the "end", after "each", or not (None).
         skip: names of passes to leave out.
         only: names of passes to use; none: all.
@@ -211,7 +212,10 @@ def compare(a: ModelLike, b: ModelLike, inputs: Calibration | None = None) -> Co
     """
     reference = load(a)
     runner = Runner(reference)
-    data = load_data(inputs, runner.inputs) if inputs is not None else generate_inputs(reference)
+    if inputs is not None:
+        data = load_data(inputs, runner.inputs, runner)
+    else:
+        data = generate_inputs(reference)
     return compare_runs(runner, Runner(load(b)), data)
 
 
@@ -230,7 +234,7 @@ def inspect(model: ModelLike, calibration: Calibration | None = None) -> Inspect
     shapes = None
     if calibration is not None:
         runner = Runner(loaded)
-        sample = load_data(calibration, runner.inputs)[0]
+        sample = load_data(calibration, runner.inputs, runner)[0]
         shapes = {name: tuple(sample[name].shape) for name in runner.inputs}
     return analysis.inspect_model(loaded, shapes)
 

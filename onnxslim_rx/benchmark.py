@@ -111,7 +111,7 @@ def measure(
     if calibration is None:
         data: Any = generate_inputs(loaded[0], samples=_SAMPLES)
     else:
-        data = load_data(calibration, reference.inputs)
+        data = load_data(calibration, reference.inputs, reference)
     for name, runner in zip(names, runners, strict=True):
         if missing := set(runner.inputs) ^ set(reference.inputs):
             raise InputError(f"{name} and {names[0]} differ in the input {min(missing)!r}")

@@ -80,7 +80,7 @@ def samples(
         InputError: the data does not fit the model, or there is a metric and no data.
     """
     if calibration is not None:
-        parts = split(load_data(calibration, reference.inputs), seed)
+        parts = split(load_data(calibration, reference.inputs, reference), seed)
         return parts, f"{parts.reason[0].upper()}{parts.reason[1:]}." if parts.weak else ""
     if metric is not None:
         raise InputError(

@@ -39,7 +39,7 @@ def test_options_of_optimize_reach_the_verb():
         "optimize m.onnx -o out.onnx --min-cosine 0.995 --max-bytes 23MB --max-latency 12ms"
         " --max-flops 1.2G --metric top1 --calibration d.npz --preset small --target portable"
         " --save-plan p.toml --report r.html --json j.json --seed 7 --verify off --skip a"
-        " --skip b --only c --also d --fold-limit 2MB --profile -q"
+        " --skip b --only c --also d --fold-limit 2MB --cache kept --profile -q"
     )
     args = build_parser().parse_args(shlex.split(words))
     assert vars(args) == {
@@ -50,6 +50,7 @@ def test_options_of_optimize_reach_the_verb():
         "save_plan": "p.toml", "report": "r.html", "json": "j.json", "seed": 7, "verify": "off",
         "skip": ["a", "b"], "only": ["c"], "profile": True, "quiet": True,
         "freeze_weights": False, "also": ["d"], "fold_limit": 2_000_000,
+        "cache": "kept",
     }  # fmt: skip
 
 

@@ -80,10 +80,12 @@ def test_optimize_writes_what_was_asked_for_and_says_so(folder, calls, capsys):
 def test_options_reach_the_api(folder, calls):
     limits = ["--min-cosine", "0.9", "--max-bytes", "5MB", "--max-latency", "3ms"]
     others = ["--seed", "4", "--verify", "off", "--skip", "a", "--only", "b", "--preset", "small"]
+    others += ["--cache", "kept"]
     assert main(["optimize", "m.onnx", "-o", "o.onnx", "-q", *limits, *others]) == 0
     (call,) = calls
     assert call["budget"] == Budget(min_cosine=0.9, max_bytes=5_000_000, max_latency=3.0)
     wanted = {"seed": 4, "verify": None, "skip": ["a"], "only": ["b"], "preset": "small"}
+    wanted["cache"] = "kept"
     assert {name: call[name] for name in wanted} == wanted
     assert call["progress"] is False
 

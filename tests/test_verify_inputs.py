@@ -11,9 +11,8 @@ import pytest
 
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import load
-from onnxslim_rx.runtime import Runner, TensorSpec
+from onnxslim_rx.runtime import Runner, TensorSpec, check_state, guess_state
 from onnxslim_rx.verify import compare_runs, generate_inputs
-from onnxslim_rx.verify.state import check_state, guess_state
 
 REAL = [
     "cifar10_resnet_1m", "cifar10_resnet_4b", "magika_fast_v2_1", "minilm", "mobilenetv2-12-qdq",

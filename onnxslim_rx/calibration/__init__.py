@@ -5,8 +5,6 @@ from __future__ import annotations
 from onnxslim_rx.calibration.collect import collect
 from onnxslim_rx.calibration.data import (
     Calibration,
-    Dataset,
-    Samples,
     Source,
     from_callable,
     from_dir,
@@ -14,7 +12,9 @@ from onnxslim_rx.calibration.data import (
     load_data,
 )
 from onnxslim_rx.calibration.feeds import conform, fed
+from onnxslim_rx.calibration.samples import Dataset, Samples
 from onnxslim_rx.calibration.split import Split, split
+from onnxslim_rx.calibration.stateful import Stateful
 from onnxslim_rx.calibration.statistics import Statistics
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Samples",
     "Source",
     "Split",
+    "Stateful",
     "Statistics",
     "collect",
     "conform",

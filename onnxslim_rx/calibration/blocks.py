@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim_rx.calibration.data import Dataset
 from onnxslim_rx.calibration.frontiers import Step
 from onnxslim_rx.calibration.observers import Observer
 from onnxslim_rx.calibration.padding import masks_of
 from onnxslim_rx.calibration.readings import Reading
+from onnxslim_rx.calibration.samples import Dataset
 from onnxslim_rx.calibration.spool import FrontierError, Spool
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.progress import Advance

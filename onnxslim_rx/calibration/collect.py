@@ -19,12 +19,12 @@ import onnx_ir as ir
 from onnxslim_rx.analysis import Shape, concrete_shapes
 from onnxslim_rx.calibration.blocks import run_step
 from onnxslim_rx.calibration.cache import CACHE_BYTES, cached
-from onnxslim_rx.calibration.data import Dataset
 from onnxslim_rx.calibration.frontiers import Measure, Step, plan_steps
 from onnxslim_rx.calibration.identity import key_of
 from onnxslim_rx.calibration.journal import Journal
 from onnxslim_rx.calibration.observers import height_within, memory_of, observer
 from onnxslim_rx.calibration.readings import Reading, readings
+from onnxslim_rx.calibration.samples import Dataset
 from onnxslim_rx.calibration.spool import FrontierError
 from onnxslim_rx.calibration.statistics import Statistics
 from onnxslim_rx.errors import InputError

@@ -4,59 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxslim_rx.calibration.arrays import SUFFIXES, read_arrays
 from onnxslim_rx.calibration.feeds import conform
+from onnxslim_rx.calibration.samples import Dataset, Sample, Samples
 from onnxslim_rx.calibration.stacks import unstack
+from onnxslim_rx.calibration.stateful import Stateful, is_stateful
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import ModelLike, load
 from onnxslim_rx.progress import task
 from onnxslim_rx.runtime import Runner, TensorSpec
 
 __all__ = [
-    "Calibration", "Dataset", "Samples", "Source", "from_callable", "from_dir", "from_npz",
-    "load_data",
+    "Calibration", "Source", "from_callable", "from_dir", "from_npz", "load_data",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
-Sample = Mapping[str, Array]
-Dataset = Sequence[Sample]
 Inputs = Mapping[str, TensorSpec]
 
 _MOST_CALLS = 1024  # of a function without a stated number, so that an endless one ends
-
-
-class Samples(Sequence[Sample]):
-    """A sequence that makes its samples when they are asked for.
-
-    Args:
-        get: makes the sample of a number.
-        numbers: the numbers of the samples, in order.
-    """
-
-    def __init__(self, get: Callable[[int], Sample], numbers: Sequence[int]) -> None:
-        self._get = get
-        self._numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Samples: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | Samples:
-        if isinstance(index, slice):
-            return Samples(self._get, self._numbers[index])
-        return self._get(self._numbers[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +37,18 @@ class Source:
 
     Args:
         open: makes samples that fit the given inputs.
+        path: the file or folder they come from; None: something else.
     """
 
     open: Callable[[Inputs], Samples]
+    path: Path | None = None
 
     def bind(self, model: ModelLike | None) -> Source | Dataset:
         """The samples for `model`, or the source itself where there is none yet."""
-        return self if model is None else load_data(self, Runner(load(model)).inputs)
+        if model is None:
+            return self
+        runner = Runner(load(model))
+        return load_data(self, runner.inputs, runner)
 
 
 class Indexed(Protocol):
@@ -86,6 +63,7 @@ Calibration = (
     str
     | os.PathLike[str]
     | Source
+    | Stateful
     | Array
     | Mapping[str, Any]
     | Iterable[Mapping[str, Any]]
@@ -101,7 +79,7 @@ def from_npz(path: str | os.PathLike[str], model: ModelLike | None = None) -> So
     Raises:
         InputError: the file is missing or damaged, or does not fit `model`.
     """
-    return Source(lambda inputs: _from_file(Path(path), inputs)).bind(model)
+    return Source(lambda inputs: _from_file(Path(path), inputs), Path(path)).bind(model)
 
 
 def from_dir(path: str | os.PathLike[str], model: ModelLike | None = None) -> Source | Dataset:
@@ -110,7 +88,7 @@ def from_dir(path: str | os.PathLike[str], model: ModelLike | None = None) -> So
     Raises:
         InputError: the folder is missing or empty, or a file does not fit `model`.
     """
-    return Source(lambda inputs: _from_folder(Path(path), inputs)).bind(model)
+    return Source(lambda inputs: _from_folder(Path(path), inputs), Path(path)).bind(model)
 
 
 def from_callable(
@@ -129,7 +107,9 @@ def from_callable(
     return Source(lambda inputs: _from_iterable(_call(function, calls), inputs)).bind(model)
 
 
-def load_data(calibration: Calibration | None, inputs: Inputs) -> Dataset:
+def load_data(
+    calibration: Calibration | None, inputs: Inputs, runner: Runner | None = None
+) -> Dataset:
     """The samples in `calibration`, every one checked against the model's `inputs`.
 
     Accepted are:
@@ -138,17 +118,24 @@ def load_data(calibration: Calibration | None, inputs: Inputs) -> Dataset:
       a path to an .npy file for a model of one input; a dict of such arrays;
     - a path to a folder: each .npz or .npy file is one complete sample, in order of names;
     - a sequence or iterable of samples, each a dict of arrays by input name; a function that
-      returns a sample a call and None at the end (at most 1,024 calls).
+      returns a sample a call and None at the end (at most 1,024 calls);
+    - a `Stateful` with sequences of steps for a model with state. Paths and dicts of arrays are
+      read in this way, too, where the model has state and none of it is among the arrays.
 
     Large files are memory-mapped; a sample is made when it is asked for. Arrays that are no
     inputs (labels) stay in the samples; `fed` leaves them out. None gives no samples.
+
+    Args:
+        calibration: the data.
+        inputs: what the model takes.
+        runner: the model, which runs to find the state before each step.
 
     Raises:
         InputError: nothing there, wrong names, types, shapes or counts, NaN, damaged files.
     """
     if calibration is None:
         return []
-    samples = _open(calibration, inputs)
+    samples = _open(calibration, inputs, runner)
     if not samples:
         raise InputError(
             "the calibration data is empty", expected="at least one sample, better 128 or more"
@@ -159,7 +146,14 @@ def load_data(calibration: Calibration | None, inputs: Inputs) -> Dataset:
     return samples
 
 
-def _open(calibration: Any, inputs: Inputs) -> Samples:
+def _open(calibration: Any, inputs: Inputs, runner: Runner | None) -> Samples:
+    origin = calibration.path if isinstance(calibration, Source) else calibration
+    if runner is not None and is_stateful(origin, runner):
+        calibration = Stateful(origin)
+    if isinstance(calibration, Stateful):
+        if runner is None:
+            raise InputError("steps of a model with state cannot be read without the model")
+        return calibration.unroll(runner)
     if isinstance(calibration, (str, os.PathLike)):
         path = Path(calibration)
         if not path.exists():

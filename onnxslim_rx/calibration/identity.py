@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import scipy
 
-from onnxslim_rx.calibration.data import Dataset
+from onnxslim_rx.calibration.samples import Dataset
 from onnxslim_rx.ir import digest
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx.runtime import version

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from onnxslim_rx.calibration.data import Dataset, Samples
+from onnxslim_rx.calibration.samples import Dataset, Samples
 from onnxslim_rx.errors import InputError
 
 __all__ = ["Split", "split"]
 
 _LEAST = 8  # with fewer samples each part would be one or two, which say nothing
+_LEAST_SEQUENCES = 4  # they have many steps each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,24 +39,34 @@ class Split:
 def split(data: Dataset, seed: int) -> Split:
     """Split `data` by a seeded permutation: 50%, 25%, 25%; each part keeps the data's order.
 
-    With fewer than 8 samples all parts are all samples and the split is marked as weak.
+    The steps of a sequence stay together. With fewer than 8 samples, or 4 sequences, all parts
+    are all samples and the split is marked as weak.
 
     Raises:
         InputError: there are no samples.
     """
-    count = len(data)
-    if not count:
+    if not len(data):
         raise InputError("there are no samples to split", expected="at least one")
-    if count < _LEAST:
+    groups = data.groups if isinstance(data, Samples) else None
+    word, least = ("sample", _LEAST) if groups is None else ("sequence", _LEAST_SEQUENCES)
+    owner = np.unique(np.arange(len(data)) if groups is None else groups, return_inverse=True)[1]
+    count = int(owner.max()) + 1
+    if count < least:
         reason = (
-            f"with {count} calibration sample{'s' if count > 1 else ''} nothing can be held "
-            f"back: the same data calibrates and confirms; {_LEAST} or more would be split"
+            f"with {count} calibration {word}{'s' if count > 1 else ''} nothing can be held "
+            f"back: the same data calibrates and confirms; {least} or more would be split"
         )
         return Split(data, data, data, weak=True, reason=reason)
     order = np.random.default_rng(seed).permutation(count)
     quarter = count // 4
     parts = np.split(order, [count - 2 * quarter, count - quarter])
     calibrate, select, confirm = (
-        Samples(data.__getitem__, [int(number) for number in np.sort(part)]) for part in parts
+        _part(data, np.flatnonzero(np.isin(owner, part)), groups) for part in parts
     )
     return Split(calibrate, select, confirm)
+
+
+def _part(data: Dataset, numbers: npt.NDArray[np.intp], groups: Sequence[int] | None) -> Samples:
+    plain = [int(number) for number in numbers]
+    owners = None if groups is None else [groups[number] for number in plain]
+    return Samples(data.__getitem__, plain, owners)

@@ -110,6 +110,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
         "metric": args.metric,
         "target": args.target,
         "seed": args.seed,
+        "cache": args.cache,
         "only": args.only,
         **_clean(args),
         "progress": not args.quiet,

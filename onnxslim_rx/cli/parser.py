@@ -211,7 +211,9 @@ def _add_lists(verbs: _Verbs[Parser]) -> None:
 def _add_calibration(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--calibration", metavar="PATH",
-        help="your data: a .npz file or a folder of .npz files, arrays named as the inputs"
+        help="your data: a .npz file or a folder of .npz files, arrays named as the inputs; for a"
+        " model with state (a cache of keys and values, say), each file or inner folder is a"
+        " sequence, whose steps lie along axis 0 or are the files inside"
         " (default: generated inputs, which promise less)",
     )  # fmt: skip
 
@@ -263,6 +265,11 @@ def _add_search(parser: Parser) -> argparse._ArgumentGroup:
     group.add_argument(
         "--seed", metavar="N", type=values.natural, default=0,
         help="seed of everything random (default: 0)",
+    )  # fmt: skip
+    group.add_argument(
+        "--cache", metavar="DIR",
+        help="keep what calibration measures here, up to 20 GiB: the same run again need not"
+        " measure it, and a run that was killed goes on (default: keep nothing)",
     )  # fmt: skip
     return group
 

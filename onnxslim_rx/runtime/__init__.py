@@ -8,6 +8,7 @@ from onnxslim_rx.runtime.environment import environment, version
 from onnxslim_rx.runtime.inference import InferenceSession
 from onnxslim_rx.runtime.session import Runner, evaluate, set_default_threads
 from onnxslim_rx.runtime.specs import TensorSpec
+from onnxslim_rx.runtime.state import check_state, guess_state
 from onnxslim_rx.runtime.timing import Timing, time_interleaved
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "Runner",
     "TensorSpec",
     "Timing",
+    "check_state",
     "devices",
     "environment",
     "evaluate",
+    "guess_state",
     "least_onnxruntime",
     "set_default_threads",
     "time_interleaved",

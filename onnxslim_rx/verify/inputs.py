@@ -14,12 +14,11 @@ import onnx_ir as ir
 
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import load
-from onnxslim_rx.runtime import Runner
+from onnxslim_rx.runtime import Runner, check_state, guess_state
 from onnxslim_rx.verify.facts import Facts, find_facts
 from onnxslim_rx.verify.measures import is_float
 from onnxslim_rx.verify.parts import flatten
 from onnxslim_rx.verify.sizes import axis_key, concrete_shape, open_axes, total_sizes
-from onnxslim_rx.verify.state import check_state, guess_state
 from onnxslim_rx.verify.values import Draw, Maker, makers
 
 __all__ = ["Dataset", "generate_inputs"]

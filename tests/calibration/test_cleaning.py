@@ -120,7 +120,7 @@ def test_something_else_of_the_same_name_is_replaced(tmp_path, measure, kind):
 
 
 def test_what_was_used_longest_ago_is_deleted(tmp_path, measure):
-    names = []
+    names: list[str] = []
     for number in range(4):
         measure(number, tmp_path)
         (new,) = entries(tmp_path) - set(names)

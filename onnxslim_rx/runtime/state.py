@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.runtime import TensorSpec
+from onnxslim_rx.runtime.specs import TensorSpec
 
 __all__ = ["check_state", "guess_state"]
 
