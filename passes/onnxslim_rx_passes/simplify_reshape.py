@@ -15,6 +15,9 @@ from onnxslim_rx_passes._patterns import emit_axes, ones_between, shape_constant
 
 __all__ = ["SimplifyReshape"]
 
+_FLATTENS_ALL_FROM = 13
+"""From this opset on, Flatten takes all types."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SimplifyReshape(Rule):
@@ -23,7 +26,9 @@ class SimplifyReshape(Rule):
     A size that the input has at the same place becomes 0 (copied), and one more may become -1
     (inferred): `Reshape(x, [batch, 12, 64])` of x (batch, 768) becomes
     `Reshape(x, [0, 12, 64])`. Where axes of size 1 are all that is added or dropped, it becomes
-    an `Unsqueeze` or a `Squeeze`. Refused where more than one size would have to be inferred.
+    an `Unsqueeze` or a `Squeeze`, and `Reshape(x, [batch, rest])` becomes a `Flatten`. Refused where
+    more than one size would have to be inferred, or one beside an axis that may be empty: ONNX
+    infers nothing of no elements.
     """
 
     name: ClassVar[str] = "simplify-reshape"
@@ -40,6 +45,11 @@ class SimplifyReshape(Rule):
         tape = ir.tape.Tape()
         target = _constant_target(after, before or ())
         ones = None if target is not None or before is None else ones_between(before, after)
+        if target is not None and _is_ambiguous(target, scene.facts.contents(node.inputs[1])):
+            if len(target) > 2 or target[0] != 0 or scene.opset < _FLATTENS_ALL_FROM:
+                return Skip("where an axis is empty, no size beside it can be inferred")
+            flat = tape.op("Flatten", [source], {"axis": 1})
+            return scene.replace([node], tape, {result: flat})
         if target is not None:
             shape = shape_constant(tape, target, f"{result.name}.shape")
             return scene.replace([node], tape, {result: tape.op("Reshape", [source, shape])})
@@ -47,6 +57,14 @@ class SimplifyReshape(Rule):
             new = emit_axes(tape, ones[0], source, ones[1], scene)
             return scene.replace([node], tape, {result: new})
         return Skip("more than one size would have to be inferred")
+
+
+def _is_ambiguous(target: Sequence[int], contents: Sequence[Dim] | None) -> bool:
+    """Whether a size would be inferred beside one that may be 0, where the graph computed it."""
+    if -1 not in target or 0 not in target:
+        return False
+    place = target.index(-1)
+    return contents is None or len(contents) != len(target) or contents[place] != -1
 
 
 def _constant_target(after: Sequence[Dim], before: Sequence[Dim]) -> list[int] | None:

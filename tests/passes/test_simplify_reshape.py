@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxslim_rx.runtime import Runner
 from onnxslim_rx_passes.simplify_reshape import SimplifyReshape
 
 HEAD = "s = Shape(x)  b = Gather(s, zero)  t = Gather(s, one)"
@@ -91,3 +92,28 @@ def test_axes_of_size_1(rewrite, opset):
         {head}  u = Gather(s, three)  q = Concat<axis = 0>(t, u)  y = Reshape(x, q) }}"""
     weights = {"zero": WEIGHTS["zero"], "one": WEIGHTS["one"], "three": np.array([3])}
     assert rewrite(SimplifyReshape(), text, weights, opset=opset).ops[-1] == "Squeeze"
+
+
+def test_an_empty_batch_still_runs(rewrite):
+    """Nothing can be inferred beside an axis that may be empty: Flatten copies all sizes."""
+    text = """g (float[N, M, 8] x) => (float[A, B] y) {
+        s = Shape(x)  b = Gather(s, zero)  t = Gather(s, one)  n = Mul(t, eight)
+        q = Concat<axis = 0>(b, n)  y = Reshape(x, q) }"""
+
+    done = rewrite(SimplifyReshape(), text, {**WEIGHTS, "eight": np.array([8])})
+
+    assert done.ops[-1] == "Flatten"
+    assert Runner(done.after)({"x": np.zeros((0, 3, 8), "f")})["y"].shape == (0, 24)
+
+
+def test_no_size_is_inferred_beside_one_that_may_be_empty(rewrite):
+    text = """g (float[N, M, K, 8] x) => (float[A, B, C] y) {
+        s = Shape(x)  b = Gather(s, zero)  t = Gather(s, one)  k = Gather(s, two)  n = Mul(t, k)
+        q = Concat<axis = 0>(b, n, eight)  y = Reshape(x, q) }"""
+    weights = {**WEIGHTS, "eight": np.array([8])}
+
+    done = rewrite(SimplifyReshape(), text, weights, sizes={"N": 2, "M": 3, "K": 2}, runs=False)
+
+    assert "no size beside it can be inferred" in done.reasons[0]
+    inferred = text.replace("(b, n, eight)", "(b, minus, eight)")  # which the exporter wrote
+    assert rewrite(SimplifyReshape(), inferred, weights, runs=False).entry.rewritten == 1
