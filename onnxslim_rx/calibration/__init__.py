@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxslim_rx.calibration.collect import collect
+from onnxslim_rx.calibration.cross import collect_cross
 from onnxslim_rx.calibration.data import (
     Calibration,
     Source,
@@ -26,6 +27,7 @@ __all__ = [
     "Stateful",
     "Statistics",
     "collect",
+    "collect_cross",
     "conform",
     "fed",
     "from_callable",

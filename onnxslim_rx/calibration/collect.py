@@ -85,8 +85,9 @@ def collect(
     """
     keeping = Keeping(cache, cache_bytes)
 
-    def find(shapes: Mapping[str, Shape | None]) -> tuple[dict[str, Reading], dict[str, str]]:
-        return readings(model, layers, shapes)
+    def find(shapes: Mapping[str, Shape | None]) -> Found:
+        found, reasons = readings(model, layers, shapes)
+        return {name: (reading,) for name, reading in found.items()}, reasons
 
     return measure(
         model,
@@ -112,7 +113,8 @@ class Keeping:
     limit: int
 
 
-Find = Callable[[Mapping[str, Shape | None]], tuple[dict[str, Reading], dict[str, str]]]
+Found = tuple[dict[str, tuple[Reading, ...]], dict[str, str]]
+Find = Callable[[Mapping[str, Shape | None]], Found]
 
 
 def measure(
@@ -129,7 +131,7 @@ def measure(
 
     Args:
         model: the model.
-        find: from the shapes of all values to the reading of each layer by name, and the reasons
+        find: from the shapes of all values to the readings of each layer by name, and the reasons
             of layers that have none.
         data: complete inputs, one dict a sample.
         memory_bytes: see `collect`.
@@ -179,12 +181,12 @@ def _fill(
     shapes = _shapes(model, data)
     found, reasons = find(shapes)
     size = functools.partial(_size, shapes)
-    numbers = {reading: str(n) for n, reading in enumerate(dict.fromkeys(found.values()))}
-    keys = {
-        part: number
-        for reading, number in numbers.items()
-        for part in reading.bands(height_within(reading, memory_bytes))
-    }
+    numbers = {together: str(n) for n, together in enumerate(dict.fromkeys(found.values()))}
+    keys: dict[Reading, list[str]] = {}
+    for together, number in numbers.items():
+        for reading in together:
+            for part in reading.bands(height_within(reading, memory_bytes)):
+                keys.setdefault(part, []).append(number)
     measures = {part: Measure(part.values, memory_of(part) + size(part.value)) for part in keys}
     while True:
         steps = plan_steps(model.graph, measures, memory_bytes, size, journal.uncuttable)
@@ -195,7 +197,7 @@ def _fill(
             journal.restart(error.names)
         else:
             break
-    journal.finish({name: numbers[reading] for name, reading in found.items()}, reasons)
+    journal.finish({name: numbers[together] for name, together in found.items()}, reasons)
 
 
 def _fingerprint(steps: Sequence[Step[Reading]]) -> str:
@@ -231,7 +233,7 @@ def _run(
     model: ir.Model,
     steps: Sequence[Step[Reading]],
     data: Dataset,
-    keys: Mapping[Reading, str],
+    keys: Mapping[Reading, Sequence[str]],
     journal: Journal,
     seed: int,
 ) -> None:

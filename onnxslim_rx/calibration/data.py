@@ -148,7 +148,7 @@ def load_data(
 
 def _open(calibration: Any, inputs: Inputs, runner: Runner | None) -> Samples:
     origin = calibration.path if isinstance(calibration, Source) else calibration
-    if runner is not None and is_stateful(origin, runner):
+    if origin is not None and runner is not None and is_stateful(origin, runner):
         calibration = Stateful(origin)
     if isinstance(calibration, Stateful):
         if runner is None:

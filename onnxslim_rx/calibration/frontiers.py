@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import onnx_ir as ir
 
-__all__ = ["Measure", "Step", "plan_steps"]
+__all__ = ["Measure", "Step", "plan_steps", "reads"]
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -93,7 +93,7 @@ class _Planner(Generic[Key]):
         self.memory_bytes = memory_bytes
         self.size = size
         self.uncuttable = uncuttable
-        self.reads = {node: tuple(dict.fromkeys(_reads(node, graph))) for node in graph}
+        self.reads = {node: tuple(dict.fromkeys(reads(node, graph))) for node in graph}
         self.order = {node: number for number, node in enumerate(graph)}
         wanted = [value for measure in measures.values() for value in measure.values]
         needed = self._closure(wanted, stop=lambda _: False)
@@ -256,7 +256,7 @@ class _Planner(Generic[Key]):
         return list(accumulate(sizes)), list(accumulate(counts))
 
 
-def _reads(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Value]:
+def reads(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Value]:
     """Values of `graph` that `node` reads, also deep inside its subgraphs."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():

@@ -25,14 +25,16 @@ def key_of(
     networks: Sequence[tuple[ir.Model, Sequence[Layer]]],
     data: Dataset,
     options: Sequence[int],
+    names: Sequence[str] = (),
 ) -> str:
-    """Hash of models, layers, data, options and versions, 32 hex digits."""
+    """Hash of models, layers, data, options, names and versions, 32 hex digits."""
     about = [
         _FORMAT,
         version(),
         np.__version__,
         scipy.__version__,
         list(options),
+        list(names),
         [[digest(model), [_unit(layer) for layer in layers]] for model, layers in networks],
     ]
     total = hashlib.sha256(json.dumps(about).encode())

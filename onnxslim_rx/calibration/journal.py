@@ -66,17 +66,21 @@ class Journal:
         self._tidy()
 
     def finished(
-        self, seen: Mapping[Reading, Observer], keys: Mapping[Reading, str], unneeded: Sequence[str]
+        self,
+        seen: Mapping[Reading, Observer],
+        keys: Mapping[Reading, Sequence[str]],
+        unneeded: Sequence[str],
     ) -> None:
         """One more step is done.
 
         Args:
             seen: what it measured.
-            keys: of the readings, a number for each.
+            keys: numbers under which each reading is kept.
             unneeded: names of tensors that no later step reads.
         """
         for reading, observer in seen.items():
-            self._add(keys[reading], reading, observer)
+            for key in keys[reading]:
+                self._add(key, reading, observer)
         self.done += 1
         files = [self.spool.files.pop(name) for name in unneeded if name in self.spool]
         self._save()
@@ -100,13 +104,12 @@ class Journal:
         write_index(self._folder, layers, reasons, readings)
 
     def _add(self, key: str, reading: Reading, observer: Observer) -> None:
-        entry = self._readings.setdefault(key, {"arrays": [], "parts": [], "whole": ""})
+        entry = self._readings.setdefault(key, {"arrays": [], "parts": []})
         entry |= {"rows": observer.rows, "shape": list(observer.shape)}
         for name, array in observer.arrays().items():
             if reading.band is not None and name in ("gram", "cross"):
-                file = f"{key}.{reading.band[0]}.part"
-                entry["parts"].append([reading.band[0], file])
-                entry["whole"] = name
+                file = f"{key}.{name}.{reading.band[0]}.part"
+                entry["parts"].append([name, reading.band[0], file])
             else:
                 file = f"{key}.{name}.npy"
                 entry["arrays"].append(name)
@@ -114,13 +117,17 @@ class Journal:
                 np.save(stream, array, allow_pickle=False)
 
     def _joined(self, key: str, entry: Mapping[str, Any]) -> list[str]:
-        """Write the matrix whose bands lie in several files; its name."""
-        name = entry["whole"]
-        if name:
-            parts = [(first, self._folder / file) for first, file in sorted(entry["parts"])]
-            path = self._folder / f"{key}.{name}.npy"
-            _write_joined(path, parts, symmetric=name == "gram")
-        return [name] if name else []
+        """Write the matrices whose bands lie in several files; their names."""
+        names = list(dict.fromkeys(name for name, _, _ in entry["parts"]))
+        for whole in names:
+            parts = sorted(
+                (first, self._folder / file)
+                for name, first, file in entry["parts"]
+                if name == whole
+            )
+            path = self._folder / f"{key}.{whole}.npy"
+            _write_joined(path, parts, symmetric=whole == "gram")
+        return names
 
     def _take_over(self, found: dict[str, Any]) -> None:
         """Go on with what an earlier process noted.
@@ -143,7 +150,7 @@ class Journal:
         files = list(self.spool.files.values())
         for key, entry in self._readings.items():
             files += [f"{key}.{name}.npy" for name in entry["arrays"]]
-            files += [file for _, file in entry["parts"]]
+            files += [file for _, _, file in entry["parts"]]
         return files
 
     def _clear(self) -> None:

@@ -153,10 +153,11 @@ class _Rows:
     def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
         self.shape = max(self.shape, found[0].shape, key=_volume)
         reading = self._reading
-        x = self._as_rows(found[0], reading.size, masks, where)
+        x = self._as_rows(found[0], reading.size, reading.transposed, masks, where)
         z = np.zeros((len(x), 0), dtype=np.float32)
         if len(found) > 1:
-            z = self._as_rows(found[1], reading.other_size, masks, where)
+            size, flipped = reading.other_size, reading.other_transposed
+            z = self._as_rows(found[1], size, flipped, masks, where)
             if len(z) != len(x):
                 raise InputError(
                     f"the inputs of the two layers at {reading.value.name!r} have {len(x)} and"
@@ -192,8 +193,10 @@ class _Rows:
             arrays |= {"sample": self._sample.rows} | self._channels.arrays()
         return arrays
 
-    def _as_rows(self, found: Array, size: int, masks: Sequence[Array], where: str) -> Array:
-        rows = as_rows(found, size, transposed=self._reading.transposed, masks=masks)
+    def _as_rows(
+        self, found: Array, size: int, transposed: bool, masks: Sequence[Array], where: str
+    ) -> Array:
+        rows = as_rows(found, size, transposed=transposed, masks=masks)
         if rows.size and not np.isfinite(rows).all():
             raise InputError(
                 f"the model computes NaN or infinity at {self._reading.value.name!r} on {where}",

@@ -28,6 +28,7 @@ class Reading:
         size: columns of X of a linear layer, rows of an embedding, 0 for convolutions.
         other: the tensor that holds Z, as `value` holds X; for "cross".
         other_size: columns of Z; 0 where there is none.
+        other_transposed: as `transposed`, of `other`.
         gates: conditions, and what each must be for the sample to count.
         band: rows of the matrix that are summed up in one go, first and last + 1; None: all.
     """
@@ -39,6 +40,7 @@ class Reading:
     size: int
     other: ir.Value | None = None
     other_size: int = 0
+    other_transposed: bool = False
     gates: Gates = ()
     band: tuple[int, int] | None = None
 

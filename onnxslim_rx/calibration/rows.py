@@ -24,10 +24,10 @@ def as_rows(found: Array, size: int, *, transposed: bool, masks: Sequence[Array]
         transposed: the rows lie along the last axis of `found`, not the one before.
         masks: (batch, sequence), True where there is no padding; see `masks_of`.
     """
-    keep = positions(found.shape[:-1], masks)
     if transposed and found.ndim > 1:
         found = np.swapaxes(found, -1, -2)
-    elif keep is not None:
+    keep = positions(found.shape[:-1], masks)
+    if keep is not None:
         found = found[keep]
     dtype = np.float64 if found.dtype == np.float64 else np.float32
     return found.reshape(-1, size).astype(dtype, copy=False)

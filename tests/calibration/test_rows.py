@@ -53,6 +53,21 @@ def test_padding_does_not_count(
     assert {found.rows for found in statistics.values()} == {int(masks.sum())}
 
 
+def test_padding_lies_along_the_last_axis_where_the_constant_is_on_the_left(
+    rng, collect, model_of, layers_of, assert_gram, noise
+):
+    model = model_of(
+        "float[N,4,S] x, int64[N,S] mask => float[N,5,S] y", "y = MatMul(w, x)", w=noise(rng, 5, 4)
+    )
+    # as many columns as positions: only the right axis tells them apart
+    masks = rng.integers(0, 2, (6, 2, 4))
+    data = [{"x": noise(rng, 2, 4, 4), "mask": mask} for mask in masks]
+    found = collect(model, layers_of(model), data)["w:y"]
+    rows = [s["x"].swapaxes(1, 2)[s["mask"].astype(bool)] for s in data]
+    assert found.rows == masks.sum()
+    assert_gram(found.gram, np.concatenate(rows).astype(np.float64))
+
+
 def test_masks_that_contradict_each_other_decide_nothing(rng, collect, model_of, layers_of, noise):
     model = model_of(
         "int64[N,S] source_mask, int64[N,S] target_mask, float[N,S,6] x => float[N,S,5] y",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -232,10 +233,11 @@ def test_sequences_are_not_torn_apart(rng, rnn):
     data = unrolled(rnn, Stateful([{"x": rng.standard_normal((n, 1, 6))} for n in lengths]))
     parts = split(data, seed=2)
     assert not parts.weak
-    owners = [set(part.groups) for part in (parts.calibrate, parts.select, parts.confirm)]
+    three: Any = (parts.calibrate, parts.select, parts.confirm)
+    owners = [set(part.groups) for part in three]
     assert sorted(n for one in owners for n in one) == list(range(6))
     assert [len(one) for one in owners] == [4, 1, 1]
-    sizes = [len(part) for part in (parts.calibrate, parts.select, parts.confirm)]
+    sizes = [len(part) for part in three]
     assert sizes == [sum(lengths[n] for n in one) for one in owners]
     few = split(unrolled(rnn, Stateful([{"x": rng.standard_normal((20, 1, 6))}] * 3)), seed=2)
     assert few.weak
