@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import load
 from onnxslim_rx.pipeline import clean
 from onnxslim_rx.runtime import Runner
@@ -275,22 +276,27 @@ def in_function(model):
 
 
 def check(proto, dtype=np.float32, tolerance=TOLERANCE):
-    """Both compute the same for two sizes of the batch; the result is a valid model."""
+    """Both compute the same for three sizes of the batch; the result is a valid model."""
     before = load(proto)
     result = clean(before, verify=None, on_failure="raise")
     onnx.checker.check_model(onnx.load_from_string(serialized(result.model)), full_check=True)
     rng = np.random.default_rng(1)
-    for n in (2, 3):
+    for n in (2, 3, 0):
         feeds = {
             "image": rng.standard_normal((n, 6, 4, 4)).astype(dtype),
             "row": rng.standard_normal((n, 4, 6)).astype(dtype),
         }
         # onnxruntime's own fusion of a normalisation of doubles has an epsilon in float
         after = Runner(result.model, optimize=dtype is not np.float64)
-        right, found = Runner(before, optimize=False)(feeds), after(feeds)
+        try:
+            right = Runner(before, optimize=False)(feeds)
+        except InputError:
+            assert n == 0  # an empty batch is not for every operator
+            continue
+        found = after(feeds)
         for name, array in right.items():
             assert found[name].shape == array.shape
-            scale = max(1.0, float(np.abs(array).max()))
+            scale = max(1.0, float(np.abs(array).max(initial=0)))
             np.testing.assert_allclose(found[name], array, rtol=0, atol=tolerance * scale)
     return result
 
