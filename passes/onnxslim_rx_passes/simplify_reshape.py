@@ -26,9 +26,9 @@ class SimplifyReshape(Rule):
     A size that the input has at the same place becomes 0 (copied), and one more may become -1
     (inferred): `Reshape(x, [batch, 12, 64])` of x (batch, 768) becomes
     `Reshape(x, [0, 12, 64])`. Where axes of size 1 are all that is added or dropped, it becomes
-    an `Unsqueeze` or a `Squeeze`, and `Reshape(x, [batch, rest])` becomes a `Flatten`. Refused where
-    more than one size would have to be inferred, or one beside an axis that may be empty: ONNX
-    infers nothing of no elements.
+    an `Unsqueeze` or a `Squeeze`, and `Reshape(x, [batch, rest])` becomes a `Flatten`. Refused
+    where more than one size would have to be inferred, or one beside an axis that may be empty:
+    ONNX infers nothing of no elements.
     """
 
     name: ClassVar[str] = "simplify-reshape"
