@@ -132,6 +132,9 @@ def _rename(graph: ir.Graph) -> None:
         for value in [*inner.inputs, *(value for node in inner for value in node.outputs)]:
             if value.name:
                 value.name = PREFIX + value.name
+        for node in inner:
+            if node.name:
+                node.name = PREFIX + node.name
 
 
 def _places(
