@@ -206,8 +206,9 @@ class LayerStatistics:
 
     Args:
         gram: (K, K) float64, `X^T X` summed over all `rows` rows that entered the layer, or None
-            where the layer has none (embeddings, convolutions). The input of a recurrent layer
-            counts as that of a linear one.
+            where the layer has none (embeddings, most convolutions). The input of a recurrent
+            layer counts as that of a linear one; the rows of a convolution of 1 x 1 are the
+            positions that it reads, the columns the channels.
         counts: (V,) int64, how often each row of an embedding was read, or None.
         rows: number of rows of X seen.
         sample: (R, K) a few rows of X as they came, for measuring on real activations, or None.

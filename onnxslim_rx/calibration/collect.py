@@ -54,8 +54,8 @@ def collect(
     The graph is cut into blocks that run one after the other; what crosses from one to the next
     waits on disk. Linear layers get the Gram matrix of their input, mean, mean absolute value and
     range of its columns and a sample of its rows, embeddings the number of times that each row is
-    read, convolutions rows and shape. Padding that a mask input shows is left out. Layers that
-    read the same tensor share one measurement.
+    read, convolutions rows and shape; those of 1 x 1 count as linear in the channels. Padding that
+    a mask input shows is left out. Layers that read the same tensor share one measurement.
 
     Memory does not grow with the number of samples. It is what `memory_bytes` bounds, the
     activations of one sample inside a block, and what Python and ONNX Runtime take themselves.

@@ -19,7 +19,7 @@ from onnxslim_rx.calibration.moments import (
 )
 from onnxslim_rx.calibration.padding import positions
 from onnxslim_rx.calibration.readings import Reading
-from onnxslim_rx.calibration.rows import RowSample, as_rows
+from onnxslim_rx.calibration.rows import RowSample, as_rows, positions_as_rows
 from onnxslim_rx.errors import InputError
 
 __all__ = ["Observer", "height_within", "memory_of", "observer"]
@@ -153,6 +153,8 @@ class _Rows:
     def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
         self.shape = max(self.shape, found[0].shape, key=_volume)
         reading = self._reading
+        if reading.strides is not None:
+            found, masks = [positions_as_rows(one, reading.strides) for one in found], ()
         x = self._as_rows(found[0], reading.size, reading.transposed, masks, where)
         z = np.zeros((len(x), 0), dtype=np.float32)
         if len(found) > 1:

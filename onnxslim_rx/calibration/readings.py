@@ -29,6 +29,8 @@ class Reading:
         other: the tensor that holds Z, as `value` holds X; for "cross".
         other_size: columns of Z; 0 where there is none.
         other_transposed: as `transposed`, of `other`.
+        strides: of a pointwise convolution, whose rows are the positions that it reads, with the
+            channels as columns; None for all others.
         gates: conditions, and what each must be for the sample to count.
         band: rows of the matrix that are summed up in one go, first and last + 1; None: all.
     """
@@ -41,6 +43,7 @@ class Reading:
     other: ir.Value | None = None
     other_size: int = 0
     other_transposed: bool = False
+    strides: tuple[int, ...] | None = None
     gates: Gates = ()
     band: tuple[int, int] | None = None
 
@@ -94,7 +97,7 @@ def _reading(
     if layer.kind == "conv":
         if gates:
             return "it lies in a branch of an If, and only the sizes of its output say its rows"
-        return Reading("conv", layer.activation, layer.output, False, 0)
+        return _pointwise(layer) or Reading("conv", layer.activation, layer.output, False, 0)
     dims = _dims(layer.weight, shapes)
     if not dims:
         return "the shape of its weight is not known"
@@ -108,6 +111,19 @@ def _reading(
     if layer.kind == "recurrent" and layer.weight_index == 1:  # (directions, gates, K)
         return Reading("linear", layer.activation, None, False, dims[-1], gates=gates)
     return f"layers of the kind {layer.kind!r} are not measured"
+
+
+def _pointwise(layer: Layer) -> Reading | None:
+    """The rows of a convolution of 1 x 1, which is linear in the channels; None for others."""
+    weight, node = layer.weight.const_value, layer.node
+    if weight is None or node.op_type != "Conv" or layer.weight_index != 1:
+        return None
+    _, channels, *kernel = weight.shape.numpy()  # (M, C / group, 1, 1)
+    padded = any(node.attributes.get_ints("pads", []))
+    if set(kernel) != {1} or padded or node.attributes.get_int("group", 1) != 1:
+        return None
+    strides = tuple(node.attributes.get_ints("strides", [1] * len(kernel)))
+    return Reading("linear", layer.activation, None, False, channels, strides=strides)
 
 
 def _gates(model: ir.Model, layer: Layer, owners: Mapping[ir.Graph, ir.Node]) -> Gates | str:

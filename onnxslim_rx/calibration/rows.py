@@ -10,9 +10,15 @@ import numpy.typing as npt
 
 from onnxslim_rx.calibration.padding import positions
 
-__all__ = ["RowSample", "as_rows"]
+__all__ = ["RowSample", "as_rows", "positions_as_rows"]
 
 Array = npt.NDArray[Any]
+
+
+def positions_as_rows(found: Array, strides: Sequence[int]) -> Array:
+    """The positions that a pointwise convolution reads, (N, ..., C), of (N, C, ...)."""
+    places = (slice(None), slice(None), *(slice(None, None, stride) for stride in strides))
+    return np.moveaxis(found[places], 1, -1)
 
 
 def as_rows(found: Array, size: int, *, transposed: bool, masks: Sequence[Array]) -> Array:

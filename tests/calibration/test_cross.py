@@ -189,8 +189,8 @@ def test_rows_that_do_not_match_are_refused(rng, model_of, noise):
 def test_layers_without_rows_say_why(rng, model_of, noise):
     model = model_of(
         "float[N,6,4] x => float[N,6,4] y, float[N,6,5] z",
-        "y = Conv(x, k) z = MatMul(x, w)",
-        k=noise(rng, 6, 6, 1),
+        "y = Conv<pads=[1,1]>(x, k) z = MatMul(x, w)",
+        k=noise(rng, 6, 6, 3),
         w=noise(rng, 4, 5),
     )
     pairs = {

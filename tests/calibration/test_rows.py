@@ -127,6 +127,33 @@ def test_convolutions_have_rows_and_shape(
     assert_gram(statistics["w:y"].gram, rows)
 
 
+@pytest.mark.parametrize("memory_bytes", [1, 1 << 30])
+def test_pointwise_convolutions_are_linear_in_the_channels(
+    rng, memory_bytes, collect, model_of, layers_of, activations, assert_gram, noise
+):
+    model = model_of(
+        "float[N,3,H,W] x => float[N,4,P,Q] y, float[N,4,P,Q] g, float[N,4,P,Q] p",
+        """
+        a = Sin(x)  b = Conv<strides=[2,3]>(a, k1)  y = Conv<auto_pad="SAME_UPPER">(b, k2)
+        g = Conv<group=2>(b, k3)  p = Conv<pads=[1,0,0,0]>(b, k2)
+        """,
+        k1=noise(rng, 4, 3, 1, 1),
+        k2=noise(rng, 4, 4, 1, 1),
+        k3=noise(rng, 4, 2, 1, 1),
+    )
+    data = [{"x": noise(rng, n, 3, s, 9)} for n, s in ((1, 9), (2, 12))]
+    layers = layers_of(model)
+    found = collect(model, layers, data, memory_bytes=memory_bytes)
+    seen = activations(model, layers, data)
+    for name, strides in (("k1:b", (2, 3)), ("k2:y", (1, 1))):
+        read = [one[:, :, :: strides[0], :: strides[1]] for one in seen[name]]
+        rows = np.concatenate([one.transpose(0, 2, 3, 1).reshape(-1, one.shape[1]) for one in read])
+        assert found[name].rows == len(rows)
+        assert_gram(found[name].gram, rows.astype(np.float64))
+        assert found[name].shape == seen[name][1].shape
+    assert found["k3:g"].gram is found["k2:p"].gram is None
+
+
 def test_cuts_do_not_change_the_result(rng, collect, layers_of, chain):
     model = chain(rng, depth=5, width=20)
     data = [{"x": rng.standard_normal((s, 20)).astype(np.float32)} for s in (300, 40, 700)]
