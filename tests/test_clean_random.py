@@ -31,6 +31,7 @@ class Builder:
     def __init__(self, seed, opset, dtype):
         self.rng = np.random.default_rng(seed)
         self.opset, self.dtype = opset, dtype
+        self.floating = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self.nodes, self.weights = [], {}
         self.images, self.rows = ["image"], ["row"]
 
@@ -202,7 +203,6 @@ ROW = [
 def build(images, rows, *, seed=0, opset=17, dtype=np.float32):
     """A model with the steps in order on each of its two inputs."""
     b = Builder(seed, opset, dtype)
-    b.floating = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     for kind in images:
         b.images.append(image_step(kind)(b, b.images[-1]))
     for kind in rows:

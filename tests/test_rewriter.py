@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxslim_rx.ir import load, marked, nodes
-from onnxslim_rx.rewriter import Editor, bodies, remove
+from onnxslim_rx.ir import bodies, load, marked, nodes
+from onnxslim_rx.rewriter import Editor, remove
 
 
 def model(body, *, ir_version=8, functions=""):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -208,7 +208,7 @@ def test_the_guilty_rule_among_many_is_found(verify):
 
 
 def _named(rule, name):
-    cls = dataclasses.dataclass(frozen=True)(type("Named", (type(rule),), {"name": name}))
+    cls: Any = dataclasses.dataclass(frozen=True)(type("Named", (type(rule),), {"name": name}))
     return cls(**{f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)})
 
 
@@ -222,6 +222,7 @@ def test_a_rule_that_breaks_the_graph_is_found_by_bisection():
             if node.outputs[0].name != "v2":
                 return False
             graph = node.graph
+            assert graph is not None
             graph.remove(node)  # its readers are left with nothing
             graph.append(node)
             tape = ir.tape.Tape()

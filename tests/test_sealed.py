@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -29,7 +31,7 @@ def run(model):
 
 
 def test_they_are_folded_and_leave_no_unused_copy():
-    result = rx.simplify(build(3))
+    result: Any = rx.simplify(build(3))
 
     assert [node.op_type for node in result.graph.node if node.op_type != "Constant"] == ["Mul"]
     assert [value.name for value in result.graph.input] == ["x"]
@@ -39,7 +41,7 @@ def test_they_are_folded_and_leave_no_unused_copy():
 
 
 def test_from_version_4_on_callers_may_feed_them():
-    result = rx.simplify(build(4))
+    result: Any = rx.simplify(build(4))
 
     assert [value.name for value in result.graph.input] == ["x", "w", "c"]
     assert len(result.graph.initializer) == 2

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxslim_rx.analysis.facts.bounds import is_natural, low
-from onnxslim_rx.analysis.facts.dims import evaluate, symbol
+from onnxslim_rx.analysis.facts.dims import Dim, evaluate, symbol
 from onnxslim_rx.analysis.facts.division import broadcast, floor_div, smallest
 
 H = symbol("h")
@@ -27,7 +27,7 @@ def test_nothing_is_below_the_bound(offset, divisor, outer, inner, second):
 
 
 def test_padding_to_the_same_size_is_never_negative():
-    size = H
+    size: Dim = H
     for _ in range(4):  # what a kernel of 3 with stride 2 needs, layer after layer
         halved = floor_div(size + 1, 2)
         assert is_natural(2 * halved + 1 - size)

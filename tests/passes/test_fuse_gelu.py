@@ -64,7 +64,7 @@ def test_gelu_by_tanh(rewrite, body):
 
 def test_what_is_not_finite_stays_so(rewrite):
     done = rewrite(FuseGelu(), graph(EXACT["torch"]), weights(), opset=20, tolerance=3e-7)
-    x = np.float32([[np.nan, np.inf, -np.inf, 1e30, -1e30, 0, -0.0, 100]])
+    x = np.array([[np.nan, np.inf, -np.inf, 1e30, -1e30, 0, -0.0, 100]], np.float32)
     right, other = (Runner(model)({"x": x})["y"] for model in (done.before, done.after))
     np.testing.assert_array_equal(right, other)
 

@@ -40,7 +40,7 @@ def test_hard_sigmoid(rewrite, body):
 
 def test_what_is_not_finite_stays_so(rewrite):
     done = rewrite(FuseHardSigmoid(), graph(SIXTH["divided"]), weights(), tolerance=2e-7)
-    x = np.float32([[np.nan, np.inf, -np.inf, 1e38, -1e38, 0, -0.0, 3e38]])
+    x = np.array([[np.nan, np.inf, -np.inf, 1e38, -1e38, 0, -0.0, 3e38]], np.float32)
     right, other = (Runner(model)({"x": x})["y"] for model in (done.before, done.after))
     np.testing.assert_allclose(right, other, atol=1e-7)
 

@@ -32,7 +32,7 @@ def test_leaky_relu(rewrite, body):
     done = rewrite(FuseLeakyRelu(), graph(body), weights(), tolerance=1e-7)
 
     assert done.ops == ["LeakyRelu"]
-    x = np.float32([[np.nan, np.inf, -np.inf, 1e38, -1e38, 0, -0.0, -3]])
+    x = np.array([[np.nan, np.inf, -np.inf, 1e38, -1e38, 0, -0.0, -3]], np.float32)
     right, other = (Runner(model)({"x": x})["y"] for model in (done.before, done.after))
     np.testing.assert_array_equal(right, other)
 

@@ -39,7 +39,7 @@ def test_mish(rewrite, body, kind, dtype, error):
 def test_what_is_not_finite_stays_so(rewrite):
     body = MISH["logarithm"]
     done = rewrite(FuseMish(), graph(body), ones(body), opset=18, tolerance=1e-6)
-    x = np.float32([[np.nan, np.inf, -np.inf, 1e38, -1e38, 90, -0.0, -90]])
+    x = np.array([[np.nan, np.inf, -np.inf, 1e38, -1e38, 90, -0.0, -90]], np.float32)
     right, other = (Runner(model)({"x": x})["y"] for model in (done.before, done.after))
     np.testing.assert_allclose(right, other, atol=1e-6)
 
@@ -60,7 +60,7 @@ def test_softplus(rewrite):
     done = rewrite(FuseSoftplus(), graph(SOFTPLUS), ones(SOFTPLUS), tolerance=1e-6)
 
     assert done.ops == ["Softplus"]
-    x = np.float32([[np.nan, np.inf, -np.inf, 80, -80, 0, -20, 1]])
+    x = np.array([[np.nan, np.inf, -np.inf, 80, -80, 0, -20, 1]], np.float32)
     right, other = (Runner(model)({"x": x})["y"] for model in (done.before, done.after))
     np.testing.assert_allclose(right, other, atol=1e-6, rtol=1e-6)
 

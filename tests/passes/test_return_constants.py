@@ -25,7 +25,7 @@ def test_a_branch_returns_a_constant_of_half_precision(rewrite):
         y = If (c) <then_branch = t () => (float16[2] p) { p = Identity(k) },
                     else_branch = e () => (float16[2] q) { q = Neg(x) }> }"""
 
-    done = rewrite(ReturnConstants(), text, {"k": np.float16([1, 2])})
+    done = rewrite(ReturnConstants(), text, {"k": np.array([1, 2], np.float16)})
 
     assert done.ops == ["If", "Neg"]
 
