@@ -214,6 +214,32 @@ def test_a_lock_ends_with_its_process(tmp_path):
     assert not files.is_held(path)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_who_waited_holds_a_lock_that_others_see(tmp_path):
+    """The first deletes the file that the second waits for; a third would make a new one."""
+    path = tmp_path / "lock"
+    inside, go_on, leave = (threading.Event() for _ in range(3))
+
+    def wait():
+        go_on.set()
+        with files.alone(path):
+            inside.set()
+            assert leave.wait(20)
+
+    thread = threading.Thread(target=wait)
+    with files.alone(path):
+        thread.start()
+        assert go_on.wait(20)
+        assert not inside.wait(0.05)
+    assert inside.wait(20)
+    try:
+        assert files.is_held(path)
+    finally:
+        leave.set()
+        thread.join(20)
+    assert not path.exists()
+
+
 def test_a_cache_that_cannot_be_written_says_so(tmp_path, measure):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot keep calibration statistics in"):

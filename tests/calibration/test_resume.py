@@ -15,6 +15,7 @@ import pytest
 
 from onnxslim_rx import calibration
 from onnxslim_rx.calibration import blocks, files
+from onnxslim_rx.calibration.journal import Journal
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import Layer
 
@@ -148,6 +149,20 @@ def test_other_data_or_memory_does_not_go_on_with_it(tmp_path, steps, model, lay
     steps.clear()
     measured(model, layers, data, tmp_path, memory_bytes=1 << 24)
     assert len(steps) == 1
+
+
+def test_steps_of_another_plan_do_not_count(tmp_path):
+    """Another version of this package may cut the graph elsewhere."""
+    first = Journal(tmp_path, durable=True)
+    first.begin("one plan")
+    first.finished({}, {}, [])
+    assert Journal(tmp_path, durable=True).done == 1
+    second = Journal(tmp_path, durable=True)
+    second.begin("one plan")
+    assert second.done == 1
+    second.begin("another plan")
+    assert second.done == 0
+    assert Journal(tmp_path, durable=True).done == 0
 
 
 def test_what_cannot_succeed_leaves_nothing(tmp_path, model, layers_of, data):
