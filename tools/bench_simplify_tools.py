@@ -84,10 +84,11 @@ def _onnxsim() -> tuple[Call, Save]:
 
 def _onnxscript() -> tuple[Call, Save]:
     import onnx_ir
-    import onnxscript.optimizer
+
+    optimize: Call = importlib.import_module("onnxscript.optimizer").optimize
 
     def call(path: str) -> Any:
-        return onnxscript.optimizer.optimize(onnx_ir.load(path))
+        return optimize(onnx_ir.load(path))
 
     def save(model: Any, path: str) -> None:
         from onnxslim_rx.ir import save as save_ir
