@@ -32,9 +32,9 @@ from tools.bench_simplify_batch import OPTIMIZE
 from tools.bench_simplify_tables import cost_table, failures, group_table, node_table, summary
 from tools.bench_simplify_tools import TOOLS
 
-PEERS = """Peers are optional: `pip install onnxslim onnxsim onnxscript onnxoptimizer` into the environment of
-the Python that runs this; one that is not installed is left out with a note. "rx" is
-rx.simplify(path), "rx-unverified" the same with verify=None."""
+PEERS = """Peers are optional: `pip install onnxslim onnxsim onnxscript onnxoptimizer` into the
+environment of the Python that runs this; one that is not installed is left out with a note.
+"rx" is rx.simplify(path), "rx-unverified" the same with verify=None."""
 OWN = [tool.name for tool in TOOLS.values() if tool.own]
 SIZES = (1_000, 2_500, 5_000, 12_480, 25_000, 50_000)
 BIG, BIG_MB = "big_decoder", 400
