@@ -34,8 +34,11 @@ class PassManager:
     Neighbouring rewrite passes are repeated together until none changes anything. A compression
     pass runs once; on each of its layers it carries out its first candidate.
 
-    After each pass: what it says of itself is compared with what it did, the graph must be valid,
-    and names, types and dimensions of inputs and outputs, opsets and metadata must have survived.
+    In the end the graph must be valid, and names, types and dimensions of inputs and outputs,
+    versions of operators and metadata must have survived; what broke it is found by bisection.
+    After each call of a pass of others, and of all passes where results are verified, what it
+    says of itself is compared with what it did as well. Rules cannot be wrong about that: their
+    driver counts.
 
     Args:
         passes: instances, classes (all options at their defaults) or registered names.
