@@ -13,7 +13,7 @@ from onnx import parser
 from onnxslim_rx.errors import PassError, VerificationError
 from onnxslim_rx.ir import load, nodes, serialize
 from onnxslim_rx.manager import PassManager
-from onnxslim_rx.passbase import PassContext, Skip
+from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skip
 from onnxslim_rx.rules import ANY, Rule, RuleError, Scene, drive
 from onnxslim_rx.targets import load_target
 
@@ -261,3 +261,21 @@ def test_replaced_values_keep_what_callers_see():
 
     assert serialize(result.model) == before
     assert np.array_equal([1], [1])
+
+
+def test_a_guilty_pass_that_is_no_rule_is_found_behind_rules():
+    @dataclasses.dataclass(frozen=True)
+    class Wrong(RewritePass):
+        name: ClassVar[str] = "wrong"
+
+        def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
+            found = [node for node in model.graph if node.op_type == "Abs"]
+            for node in found:
+                node.op_type = "Neg"
+            return PassResult(model, bool(found), len(found))
+
+    model = chain(6, "Relu")
+    right = Swap(old="Relu", new="Abs", only="v3")
+
+    with pytest.raises(VerificationError, match="'wrong'"):
+        PassManager([right, Wrong()]).run(model)

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 
 from onnxslim_rx.analysis.facts import Facts
+from onnxslim_rx.ir.walk import seal
 
 
 def parse(inputs, body, *, ir_version=8, version=18, functions="", outputs="y", **weights):
@@ -19,7 +20,9 @@ def parse(inputs, body, *, ir_version=8, version=18, functions="", outputs="y", 
     )
     for name, array in weights.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
-    return ir.from_proto(proto)
+    model = ir.from_proto(proto)
+    seal(model)  # as loading does
+    return model
 
 
 def about(model):

@@ -18,13 +18,6 @@ __all__ = ["Facts"]
 
 _log = logging.getLogger(__name__)
 
-_OVERRIDABLE_FROM = 4
-"""Version of the file format from which callers may feed an initializer that is also an input.
-
-Before, all initializers had to be listed as inputs. ONNX Runtime 1.31 takes them for constants
-there: it does not list them among its inputs, and refuses to be fed one (`Invalid input name`).
-"""
-
 
 class Facts:
     """Types, shapes and contents that follow from the model's inputs and weights.
@@ -96,7 +89,7 @@ class Facts:
         """
         if value is None:
             return None
-        tensor = self._constant(value)
+        tensor = constant(value)
         if tensor is None:
             return None
         found = self._arrays.get(value)
@@ -182,7 +175,7 @@ class Facts:
 
     def _source(self, value: ir.Value) -> Known:
         """What is known of a value that no node makes."""
-        tensor = self._constant(value)
+        tensor = constant(value)
         if tensor is not None:
             return self._stored(tensor, value)
         if not value.is_graph_input() or value.graph is not self._model.graph:
@@ -202,12 +195,6 @@ class Facts:
             array = self.array(value)
             contents = None if array is None else small_integers(array)
         return Known(tensor.dtype, shape, contents)
-
-    def _constant(self, value: ir.Value) -> ir.TensorProtocol | None:
-        if value.producer() is None and value.is_initializer() and value.is_graph_input():
-            version = self._model.ir_version
-            return value.const_value if version < _OVERRIDABLE_FROM else None
-        return constant(value)
 
     def _version(self, node: ir.Node) -> int:
         graph = node.graph
