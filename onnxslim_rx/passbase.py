@@ -42,7 +42,8 @@ __all__ = [
 Array = npt.NDArray[Any]
 Evaluate = Callable[[Sequence[ir.Node], Mapping[str, Array]], dict[str, Array]]
 Factors = tuple[Array, ...]
-"""Weights whose product, first to last, stands for one layer's weight: `(W,)` or `(P, Q)`."""
+"""Weights whose product, first to last, stands for one layer's weight: `(W,)` or `(P, Q)`. Of a
+unit with several constants: one array for each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +144,8 @@ class Candidate:
         bytes: size of the layer's weights as stored, bytes.
         flops: multiply-adds of the layer for one row (or one output position), times two.
         folds: the runtime folds what was emitted at load, so that this costs no time.
+        saves: of a pass that changes a part of weights (`CompressionPass.partial`): bytes that each
+            loses, by name.
     """
 
     stages: tuple[Stage, ...]
@@ -150,6 +153,7 @@ class Candidate:
     bytes: int
     flops: int
     folds: bool = False
+    saves: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.stages)) or "keep"
@@ -171,6 +175,11 @@ class Layer:
         weight_index: which input of `node` is the constant weight.
         activation_index: which input of `node` carries the activations (for an embedding: the
             indices).
+        region: where the unit is more than `node`: all nodes that a treatment replaces, of one
+            graph and in its order.
+        constants: where a treatment changes more than the weight of `node`: all constants that it
+            changes, biases included.
+        members: where the unit is several layers: these, each of a kind that has statistics.
     """
 
     name: str
@@ -179,6 +188,9 @@ class Layer:
     node: ir.Node
     weight_index: int
     activation_index: int
+    region: tuple[ir.Node, ...] = ()
+    constants: tuple[ir.Value, ...] = ()
+    members: tuple[Layer, ...] = ()
 
     @property
     def weight(self) -> ir.Value:
@@ -186,6 +198,16 @@ class Layer:
         value = self.node.inputs[self.weight_index]
         assert value is not None  # layers are only made of nodes whose weight is a constant
         return value
+
+    @property
+    def weights(self) -> tuple[ir.Value, ...]:
+        """All constants that a treatment changes."""
+        return self.constants or (self.weight,)
+
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """All nodes that a treatment replaces."""
+        return self.region or (self.node,)
 
     @property
     def activation(self) -> ir.Value:
@@ -217,6 +239,7 @@ class LayerStatistics:
             least and largest value; None where there is no Gram matrix.
         cross: (K, K') float64, `X^T Z` with the rows Z that enter the same layer of another
             network, or None; see `calibration.collect_cross`.
+        members: of a unit of several layers: the statistics of each, None where it has none.
     """
 
     gram: npt.NDArray[np.float64] | None
@@ -229,6 +252,7 @@ class LayerStatistics:
     low: npt.NDArray[np.float64] | None = None
     high: npt.NDArray[np.float64] | None = None
     cross: npt.NDArray[np.float64] | None = None
+    members: tuple[LayerStatistics | None, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +268,9 @@ class CompressionPass:
     replaces: ClassVar[Literal["output", "weight"]] = "output"
     """What the value that `apply` returns takes the place of. A pass that only stores a weight
     differently replaces the weight, wherever it is read, so that tied weights stay tied."""
+    partial: ClassVar[bool] = False
+    """Whether it changes parts of weights and leaves names and all else as they are, so that other
+    such passes, and those that store weights, can treat the same weights after it."""
 
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
         """All units that the pass can treat, and those it considered and refused, with reasons."""
@@ -261,22 +288,25 @@ class CompressionPass:
         """The factors, in float, that take the place of `factors` after `stage`."""
         raise NotImplementedError(f"{type(self).__name__} does not implement transform")
 
-    def restore(self, layer: Layer, factors: Factors) -> Array:
-        """The weight, in the layout of the layer's own, that the factors of `transform` stand for.
+    def restore(self, layer: Layer, factors: Factors) -> Factors:
+        """What the factors of `transform` stand for: one array for each of `layer.weights`.
 
-        Of a chain, the first stage's pass is asked: it settled what the factors are.
+        Each has the shape of the constant that it stands in for. Of a chain, the first stage's
+        pass is asked: it settled what the factors are.
         """
-        if len(factors) != 1:
+        if len(factors) != len(layer.weights):
             raise NotImplementedError(f"{type(self).__name__} does not implement restore")
-        return factors[0]
+        return factors
 
     def apply(
         self, layer: Layer, stage: Stage, stats: LayerStatistics | None, tape: ir.tape.Tape
-    ) -> ir.Value | Skip:
+    ) -> ir.Value | Mapping[ir.Value, ir.Value] | Skip:
         """Emit the nodes of one stage on `tape`; return the value that `replaces` names.
 
         A chain is carried out stage by stage: the next stage gets the layers among the nodes
-        that this one emitted.
+        that this one emitted. A unit of several nodes returns what takes the place of which value:
+        of each output of `layer.nodes` that others read, and of constants, whose names pass to
+        those that replace them.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement apply")
 

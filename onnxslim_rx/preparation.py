@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from onnxslim_rx.calibration import Calibration, Dataset, Split, collect, load_d
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import clone, size_bytes
 from onnxslim_rx.metrics import Metric
-from onnxslim_rx.passbase import CompressionPass, LayerStatistics, Skipped
+from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skipped
 from onnxslim_rx.planner import Choice
 from onnxslim_rx.plans import Budget, Plan
 from onnxslim_rx.runtime import Runner
@@ -111,15 +111,52 @@ def statistics(
     }
     if not layers:
         return {}
-    found = collect(model, list(layers.values()), data, cache=cache, seed=seed)
-    if not shapes_only:
-        return found
-    return {
-        name: LayerStatistics(
-            gram=None, counts=None, rows=found[name].rows, sample=None, shape=found[name].shape
+    # layers of several units read the same tensors: they are measured once
+    single = {m.name: m for layer in layers.values() for m in layer.members or (layer,)}
+    found = collect(model, list(single.values()), data, cache=cache, seed=seed)
+    known: Mapping[str, LayerStatistics] = found
+    if shapes_only:
+        known = {
+            name: LayerStatistics(None, None, rows=one.rows, sample=None, shape=one.shape)
+            for name, one in found.items()
+        }
+    return UnitStatistics(layers, known)
+
+
+class UnitStatistics(Mapping[str, LayerStatistics]):
+    """Statistics of units by name, put together from those of their members when asked for.
+
+    Args:
+        layers: the units by name.
+        single: statistics of layers that have no members.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], single: Mapping[str, LayerStatistics]) -> None:
+        self._layers = {
+            name: layer
+            for name, layer in layers.items()
+            if any(member.name in single for member in layer.members or (layer,))
+        }
+        self._single = single
+
+    def __getitem__(self, name: str) -> LayerStatistics:
+        layer = self._layers[name]
+        if not layer.members:
+            return self._single[name]
+        members = tuple(self._single.get(member.name) for member in layer.members)
+        first = next(found for found in members if found is not None)
+        return LayerStatistics(
+            None, None, rows=first.rows, sample=None, shape=first.shape, members=members
         )
-        for name in found
-    }
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._layers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
 
 
 def blas_threads(model: ir.Model) -> contextlib.AbstractContextManager[object]:

@@ -84,15 +84,36 @@ def apply_stage(
     chosen = passes[stage.pass_name]
     tape = ir.tape.Tape()
     weight = layer.weight
-    value = chosen.apply(layer, stage, stats, tape)
-    if isinstance(value, Skip):
-        return value
-    if chosen.replaces == "weight":
-        _replace_weight(editor, weight, value, tape, chosen.name)
+    made = chosen.apply(layer, stage, stats, tape)
+    if isinstance(made, Skip):
+        return made
+    if isinstance(made, Mapping):
+        _replace_region(editor, layer, made, tape, chosen.name)
+    elif chosen.replaces == "weight":
+        _replace_weight(editor, weight, made, tape, chosen.name)
     else:
-        editor.replace([layer.node], tape, {layer.output: value}, by=chosen.name)
+        editor.replace([layer.node], tape, {layer.output: made}, by=chosen.name)
         editor.remove_unused([weight])
     return tape.nodes
+
+
+def _replace_region(
+    editor: Editor,
+    layer: Layer,
+    made: Mapping[ir.Value, ir.Value],
+    tape: ir.tape.Tape,
+    by: str,
+) -> None:
+    """New nodes take the place of all of a unit's, new constants the names of old ones."""
+    read = [value for node in layer.nodes for value in node.inputs]
+    inner = {value for node in layer.nodes for value in node.outputs}
+    outputs = {old: new for old, new in made.items() if old in inner}
+    names = {old: str(old.name) for old in made if old not in inner}
+    editor.replace(layer.nodes, tape, outputs, by=by)
+    editor.remove_unused(read)
+    for old, name in names.items():
+        if old.graph is None:  # nobody reads it any more, and its name is free
+            made[old].name = name
 
 
 def _replace_weight(

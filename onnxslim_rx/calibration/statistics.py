@@ -65,7 +65,7 @@ class Statistics(Mapping[str, LayerStatistics]):
     def __getitem__(self, name: str) -> LayerStatistics:
         key = self._layers[name]
         reading = self._readings[key]
-        arrays = {array: self._load(key, array) for array in reading["checksums"]}
+        arrays: dict[str, Any] = {one: self._load(key, one) for one in reading["checksums"]}
         return LayerStatistics(
             gram=arrays.pop("gram", None),
             counts=arrays.pop("counts", None),

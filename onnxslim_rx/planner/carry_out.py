@@ -27,29 +27,35 @@ def apply_plan(
         InputError: the plan names a pass or a layer that there is not.
     """
     copy = clone(model)
-    found: dict[str, dict[str, Layer]] = {}
-    treatments = []
+    by_pass: dict[str, list[LayerPlan]] = {}
     for planned in layers:
-        if not planned.stages:
-            continue
         for stage in planned.stages:
             if stage.pass_name not in passes:
                 raise InputError(
                     f"the plan names the pass {stage.pass_name!r}",
                     expected="one of " + ", ".join(sorted(passes)),
                 )
-        first = planned.stages[0].pass_name
-        if first not in found:
-            every = passes[first].layers(copy)
-            found[first] = {layer.name: layer for layer in every if isinstance(layer, Layer)}
-        if planned.name not in found[first]:
-            raise InputError(
-                f"{first} finds no layer {planned.name!r} in the model",
-                advice="make the plan again for this model",
-            )
-        layer = found[first][planned.name]
-        treatments.append((layer, planned.stages, stats.get(planned.name)))
-    return copy, apply_treatments(copy, treatments, passes)
+        if planned.stages:
+            by_pass.setdefault(planned.stages[0].pass_name, []).append(planned)
+    skipped: list[Skipped] = []
+    # what changes parts of weights comes first, how weights are stored last
+    for name in sorted(by_pass, key=lambda n: (_turn(passes[n]), n)):
+        found = {one.name: one for one in passes[name].layers(copy) if isinstance(one, Layer)}
+        treatments = []
+        for planned in by_pass[name]:
+            if planned.name not in found:
+                raise InputError(
+                    f"{name} finds no layer {planned.name!r} in the model",
+                    advice="make the plan again for this model",
+                )
+            stage_stats = stats.get(planned.name)
+            treatments.append((found[planned.name], planned.stages, stage_stats))
+        skipped += apply_treatments(copy, treatments, passes)
+    return copy, skipped
+
+
+def _turn(one: CompressionPass) -> int:
+    return 0 if one.partial else 1 if one.replaces == "output" else 2
 
 
 def describe(plans: Sequence[LayerPlan]) -> str:

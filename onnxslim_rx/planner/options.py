@@ -107,9 +107,10 @@ def find_units(
 
 
 def _kept(layer: Layer, stats: LayerStatistics | None) -> Unit:
-    tensor = constant(layer.weight)
-    assert tensor is not None  # a layer's weight is a constant
-    keep = Choice(KEEP, error=0.0, bytes=tensor.nbytes, flops=2 * tensor.size)
+    tensors = [tensor for value in layer.weights if (tensor := constant(value)) is not None]
+    size = sum(tensor.size for tensor in tensors)
+    nbytes = sum(tensor.nbytes for tensor in tensors)
+    keep = Choice(KEEP, error=0.0, bytes=nbytes, flops=2 * size)
     return Unit(layer, stats, [keep])
 
 

@@ -58,10 +58,11 @@ def measure_damages(
     # the inputs are there for their masks, which say what is padding
     numbered = [{**sample, "rx.index": np.intp(i)} for i, sample in enumerate(samples)]
     with task("measure sensitivities", len(units)) as advance:
-        for unit, name in zip(units, names, strict=True):
+        for unit in units:
 
-            def damage(choice: Choice, unit: Unit = unit, name: str = name) -> float:
-                weight = {name: _weight(unit, choice.stages, passes)}
+            def damage(choice: Choice, unit: Unit = unit) -> float:
+                stand_ins = _stand_ins(unit, choice.stages, passes)
+                weight = {names[value]: array for value, array in stand_ins.items()}
                 comparison = compare_runs(
                     lambda pair: references[pair["rx.index"]],
                     lambda pair: runner({**samples[pair["rx.index"]], **weight}),
@@ -112,42 +113,48 @@ def _interpolated(curve: Sequence[tuple[float, float]], error: float) -> float:
     return float(np.exp(np.interp(math.log(max(error, 1e-12)), errors, np.log(damages))))
 
 
-def _weight(unit: Unit, stages: Sequence[Stage], passes: Mapping[str, CompressionPass]) -> Array:
-    """The weight that a choice stands for, in the layout and type of the layer's own."""
-    tensor = constant(unit.layer.weight)
-    assert tensor is not None  # a layer's weight is a constant
-    own = tensor.numpy()
-    factors: tuple[Array, ...] = (own.astype(np.float64),)
+def _stand_ins(
+    unit: Unit, stages: Sequence[Stage], passes: Mapping[str, CompressionPass]
+) -> dict[ir.Value, Array]:
+    """What a choice stands for: an array in the shape and type of each of the layer's weights."""
+    own = []
+    for value in unit.layer.weights:
+        tensor = constant(value)
+        assert tensor is not None  # a layer's weights are constants
+        own.append(tensor.numpy())
+    factors: tuple[Array, ...] = tuple(array.astype(np.float64) for array in own)
     for stage in stages:
         factors = passes[stage.pass_name].transform(unit.layer, stage, factors, unit.stats)
-    product = passes[stages[0].pass_name].restore(unit.layer, factors)
-    return np.ascontiguousarray(product.astype(own.dtype))
+    restored = passes[stages[0].pass_name].restore(unit.layer, factors)
+    return {
+        value: np.ascontiguousarray(array.astype(before.dtype))
+        for value, array, before in zip(unit.layer.weights, restored, own, strict=True)
+    }
 
 
-def overridable(model: ir.Model, layers: Sequence[Layer]) -> tuple[ir.Model, list[str]]:
-    """A copy in which the weight of each layer is an input that has a default.
+def overridable(model: ir.Model, layers: Sequence[Layer]) -> tuple[ir.Model, dict[ir.Value, str]]:
+    """A copy in which each weight of the layers is an input that has a default.
 
     Args:
         model: not changed.
         layers: layers of `model`.
 
     Returns:
-        The copy, and the name of the input for each layer.
+        The copy, and the name of the input for each weight.
     """
-    copies: dict[ir.Value, str] = {}
     copy = clone(model)
     originals = [value for graph in model.graphs() for value in graph.initializers.values()]
     twins = [value for graph in copy.graphs() for value in graph.initializers.values()]
     twin_of = dict(zip(originals, twins, strict=True))
-    for number, layer in enumerate(layers):
-        twin = twin_of[layer.weight]
+    names: dict[ir.Value, str] = {}
+    for value in dict.fromkeys(value for layer in layers for value in layer.weights):
+        twin = twin_of[value]
         home = twin.graph
         assert home is not None  # it is an initializer of a graph of the copy
         home.initializers.pop(str(twin.name))
-        twin.name = f"rx.probe.{number}"
+        twin.name = names[value] = f"rx.probe.{len(names)}"
         if twin.const_value is not None and twin.shape is None:
             twin.shape = ir.Shape(twin.const_value.shape.numpy())
         copy.graph.register_initializer(twin)
         copy.graph.inputs.append(twin)
-        copies[layer.weight] = twin.name
-    return copy, [copies[layer.weight] for layer in layers]
+    return copy, names

@@ -160,10 +160,10 @@ class FactorizeGemm(CompressionPass):
             raise InputError(f"{layer.name} is factorized already", expected="one weight")
         return _factorize(_canonical(layer), stage, stats)
 
-    def restore(self, layer: Layer, factors: Factors) -> Matrices:
+    def restore(self, layer: Layer, factors: Factors) -> Factors:
         """The weight, in the layout of the layer's own, that `factors` stand for."""
         product = factors[0] if len(factors) == 1 else np.matmul(*factors)
-        return np.swapaxes(product, -1, -2) if _is_transposed(layer) else product
+        return (np.swapaxes(product, -1, -2) if _is_transposed(layer) else product,)
 
     def apply(
         self, layer: Layer, stage: Stage, stats: LayerStatistics | None, tape: ir.tape.Tape

@@ -150,7 +150,7 @@ def test_restore_gives_the_weight_that_the_emitted_factors_stand_for(case, rng):
     model = model_of(op, x_shape, weight, **options)
     layer = only_layer(one, model)
     stage = Stage(one.name, {"method": "svd", "rank": 3})
-    dense = one.restore(layer, one.transform(layer, stage, (weight,), None))
+    (dense,) = one.restore(layer, one.transform(layer, stage, (weight,), None))
     assert dense.shape == weight.shape
     expected = Runner(model_of(op, x_shape, dense.astype(np.float32), **options))({"x": x})["y"]
     apply_treatments(model, [(layer, (stage,), None)], {one.name: one})
