@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -16,7 +16,11 @@ Treatment = tuple[Layer, Sequence[Stage], LayerStatistics | None]
 
 
 def apply_treatments(
-    model: ir.Model, treatments: Sequence[Treatment], passes: Mapping[str, CompressionPass]
+    model: ir.Model,
+    treatments: Sequence[Treatment],
+    passes: Mapping[str, CompressionPass],
+    *,
+    between: Callable[[], None] | None = None,
 ) -> list[Skipped]:
     """Treat layers of `model`, in place.
 
@@ -27,6 +31,7 @@ def apply_treatments(
         model: changed in place.
         treatments: layers of this very model, each with its stages.
         passes: the passes that the stages name, by name.
+        between: called once, after the first stages and before the following ones.
 
     Returns:
         What was refused, and why. A layer whose first stage is refused is left as it was.
@@ -37,13 +42,29 @@ def apply_treatments(
     while todo:
         following: dict[ir.Node, tuple[Stage, ...]] = {}
         for layer, stages, stats in todo:
-            emitted = apply_stage(editor, layer, stages[0], stats, passes)
+            found = _still_there(layer, model, passes[stages[0].pass_name])
+            emitted = (
+                apply_stage(editor, found, stages[0], stats, passes)
+                if found is not None
+                else Skip("another treatment took its nodes away")
+            )
             if isinstance(emitted, Skip):
                 skipped.append(Skipped(layer.name, f"{stages[0]}: {emitted.why}"))
             elif len(stages) > 1:
                 following.update(dict.fromkeys(emitted, stages[1:]))
+        if between is not None:
+            between()
+            between = None
         todo = _next_layers(model, following, passes)
     return skipped
+
+
+def _still_there(layer: Layer, model: ir.Model, one: CompressionPass) -> Layer | None:
+    """The layer; where an earlier treatment replaced its node, the one that has its name now."""
+    if all(node.graph is not None for node in layer.nodes):
+        return layer
+    found = (new for new in one.layers(model) if isinstance(new, Layer) and new.name == layer.name)
+    return next(found, None)
 
 
 def _next_layers(

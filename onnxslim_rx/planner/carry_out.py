@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -10,7 +11,7 @@ from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import clone
 from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skipped
 from onnxslim_rx.plans import LayerPlan
-from onnxslim_rx.stages import apply_treatments
+from onnxslim_rx.stages import Treatment, apply_treatments
 
 __all__ = ["apply_plan", "describe"]
 
@@ -20,14 +21,23 @@ def apply_plan(
     layers: Iterable[LayerPlan],
     passes: Mapping[str, CompressionPass],
     stats: Mapping[str, LayerStatistics],
+    *,
+    refit: Callable[[ir.Model], object] | None = None,
 ) -> tuple[ir.Model, list[Skipped]]:
     """A copy of `model` with the plan of each layer carried out, and what passes refused.
+
+    Args:
+        model: not changed.
+        layers: what is done to each layer.
+        passes: compression passes by name.
+        stats: by name of the layer.
+        refit: given the copy when all layers have their new form and no weight is rounded yet.
 
     Raises:
         InputError: the plan names a pass or a layer that there is not.
     """
     copy = clone(model)
-    by_pass: dict[str, list[LayerPlan]] = {}
+    turns: dict[int, list[LayerPlan]] = {}
     for planned in layers:
         for stage in planned.stages:
             if stage.pass_name not in passes:
@@ -36,22 +46,42 @@ def apply_plan(
                     expected="one of " + ", ".join(sorted(passes)),
                 )
         if planned.stages:
-            by_pass.setdefault(planned.stages[0].pass_name, []).append(planned)
+            turns.setdefault(_turn(passes[planned.stages[0].pass_name]), []).append(planned)
+    between = functools.partial(refit, copy) if refit is not None else None
     skipped: list[Skipped] = []
     # what changes parts of weights comes first, how weights are stored last
-    for name in sorted(by_pass, key=lambda n: (_turn(passes[n]), n)):
-        found = {one.name: one for one in passes[name].layers(copy) if isinstance(one, Layer)}
-        treatments = []
-        for planned in by_pass[name]:
-            if planned.name not in found:
-                raise InputError(
-                    f"{name} finds no layer {planned.name!r} in the model",
-                    advice="make the plan again for this model",
-                )
-            stage_stats = stats.get(planned.name)
-            treatments.append((found[planned.name], planned.stages, stage_stats))
-        skipped += apply_treatments(copy, treatments, passes)
+    for turn in range(3):
+        treatments = _treatments(copy, turns.get(turn, ()), passes, stats)
+        skipped += apply_treatments(
+            copy, treatments, passes, between=between if turn == 1 and treatments else None
+        )
+        if turn == 1 and not treatments and between is not None:
+            between()
     return copy, skipped
+
+
+def _treatments(
+    model: ir.Model,
+    layers: Iterable[LayerPlan],
+    passes: Mapping[str, CompressionPass],
+    stats: Mapping[str, LayerStatistics],
+) -> list[Treatment]:
+    """The layers of `model` that plans name, as they are now."""
+    found: dict[str, dict[str, Layer]] = {}
+    treatments: list[Treatment] = []
+    for planned in layers:
+        first = planned.stages[0].pass_name
+        if first not in found:
+            every = passes[first].layers(model)
+            found[first] = {one.name: one for one in every if isinstance(one, Layer)}
+        if planned.name not in found[first]:
+            raise InputError(
+                f"{first} finds no layer {planned.name!r} in the model",
+                advice="make the plan again for this model",
+            )
+        layer = found[first][planned.name]
+        treatments.append((layer, planned.stages, stats.get(planned.name)))
+    return treatments
 
 
 def _turn(one: CompressionPass) -> int:
