@@ -73,6 +73,7 @@ def optimize(
     seed: int = 0,
     progress: bool = True,
     cache: PathLike | None = None,
+    memory_bytes: int | None = None,
     verify: Verify = "end",
     skip: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -96,6 +97,8 @@ def optimize(
         progress: show bars on a terminal.
         cache: folder for statistics, so that a second run need not measure them again, and one
             that was killed goes on; they take at most 20 GiB.
+        memory_bytes: what the measurements of calibration and the weights of one block may take in
+            memory, beside one sample's activations; the less, the oftener blocks run. None: 1 GiB.
         verify: check clean-up passes at the "end", after "each", or not (None).
         skip: names of passes to leave out.
         only: names of passes to use; none: all.
@@ -115,8 +118,8 @@ def optimize(
     """
     with _showing(progress):
         outcome = _optimizer(
-            model, budget, calibration, metric, target, preset, seed, cache, verify, skip, only,
-            also, freeze_weights, fold_limit,
+            model, budget, calibration, metric, target, preset, seed, cache, memory_bytes,
+            verify, skip, only, also, freeze_weights, fold_limit,
         ).run(_read_plan(plan))  # fmt: skip
     return Result(
         to_kind(outcome.model, kind_of(model)),
@@ -138,6 +141,7 @@ def plan(
     seed: int = 0,
     progress: bool = True,
     cache: PathLike | None = None,
+    memory_bytes: int | None = None,
     skip: Sequence[str] = (),
     only: Sequence[str] = (),
     also: Sequence[str] = (),
@@ -147,8 +151,8 @@ def plan(
     """Decide what `optimize` would do; arguments and errors are the same."""
     with _showing(progress):
         outcome: Outcome = _optimizer(
-            model, budget, calibration, metric, target, preset, seed, cache, "end", skip, only,
-            also, freeze_weights, fold_limit,
+            model, budget, calibration, metric, target, preset, seed, cache, memory_bytes,
+            "end", skip, only, also, freeze_weights, fold_limit,
         ).run(None)  # fmt: skip
     return outcome.plan
 
@@ -277,6 +281,7 @@ def _optimizer(
     preset: Preset | None,
     seed: int,
     cache: PathLike | None,
+    memory_bytes: int | None,
     verify: Verify,
     skip: Sequence[str],
     only: Sequence[str],
@@ -293,6 +298,7 @@ def _optimizer(
         preset=preset,
         seed=seed,
         cache=None if cache is None else Path(cache),
+        memory_bytes=memory_bytes,
         verify=verify,
         skip=tuple(skip),
         only=tuple(only),

@@ -82,6 +82,7 @@ class Optimizer:
     preset: Preset | None
     seed: int
     cache: Path | None
+    memory_bytes: int | None
     verify: Verify
     skip: tuple[str, ...]
     only: tuple[str, ...]
@@ -220,6 +221,7 @@ class _Run:
                 passes,
                 self.parts.calibrate,
                 cache=self.options.cache,
+                memory_bytes=self.options.memory_bytes,
                 seed=self.options.seed,
                 shapes_only=self.blind,
             )

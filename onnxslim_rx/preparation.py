@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxslim_rx.analysis import flops
 from onnxslim_rx.calibration import Calibration, Dataset, Split, collect, load_data, split
+from onnxslim_rx.calibration.collect import MEMORY_BYTES
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import clone, size_bytes
 from onnxslim_rx.metrics import Metric
@@ -99,6 +100,7 @@ def statistics(
     data: Dataset,
     *,
     cache: Path | None,
+    memory_bytes: int | None,
     seed: int,
     shapes_only: bool,
 ) -> Mapping[str, LayerStatistics]:
@@ -113,7 +115,11 @@ def statistics(
         return {}
     # layers of several units read the same tensors: they are measured once
     single = {m.name: m for layer in layers.values() for m in layer.members or (layer,)}
-    found = collect(model, list(single.values()), data, cache=cache, seed=seed)
+    bound = MEMORY_BYTES if memory_bytes is None else memory_bytes
+    if bound < 1:
+        raise InputError(f"memory_bytes is {bound}", expected="at least 1")
+    units = list(single.values())
+    found = collect(model, units, data, memory_bytes=bound, cache=cache, seed=seed)
     known: Mapping[str, LayerStatistics] = found
     if shapes_only:
         known = {

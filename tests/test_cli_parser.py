@@ -13,7 +13,8 @@ from typing import get_args
 import pytest
 
 from onnxslim_rx.cli import main
-from onnxslim_rx.cli.parser import METRICS, build_parser
+from onnxslim_rx.cli.options import METRICS
+from onnxslim_rx.cli.parser import build_parser
 from onnxslim_rx.metrics import metric_names
 from onnxslim_rx.vocabulary import Preset
 
@@ -39,7 +40,8 @@ def test_options_of_optimize_reach_the_verb():
         "optimize m.onnx -o out.onnx --min-cosine 0.995 --max-bytes 23MB --max-latency 12ms"
         " --max-flops 1.2G --metric top1 --calibration d.npz --preset small --target portable"
         " --save-plan p.toml --report r.html --json j.json --seed 7 --verify off --skip a"
-        " --skip b --only c --also d --fold-limit 2MB --cache kept --profile -q"
+        " --skip b --only c --also d --fold-limit 2MB --cache kept --profile -q --cosine-stat p5"
+        " --outputs a,b --minimize bytes --calibration-memory 500MB"
     )
     args = build_parser().parse_args(shlex.split(words))
     assert vars(args) == {
@@ -50,7 +52,8 @@ def test_options_of_optimize_reach_the_verb():
         "save_plan": "p.toml", "report": "r.html", "json": "j.json", "seed": 7, "verify": "off",
         "skip": ["a", "b"], "only": ["c"], "profile": True, "quiet": True,
         "freeze_weights": False, "also": ["d"], "fold_limit": 2_000_000,
-        "cache": "kept",
+        "cache": "kept", "cosine_stat": "p5", "outputs": ["a", "b"], "minimize": "bytes",
+        "calibration_memory": 500_000_000,
     }  # fmt: skip
 
 
@@ -149,7 +152,7 @@ def test_completion_is_understood_by_bash(capsys, tmp_path):
     script = tmp_path / "completion.sh"
     script.write_text(capsys.readouterr().out, encoding="utf-8")
     ask = (
-        f". {script}; COMP_WORDS=(onnxslim-rx optimize --min); COMP_CWORD=2;"
+        f". {script}; COMP_WORDS=(onnxslim-rx optimize --min-); COMP_CWORD=2;"
         " _shtab_onnxslim_rx; echo ${COMPREPLY[@]}"
     )
     done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)

@@ -80,12 +80,16 @@ def test_optimize_writes_what_was_asked_for_and_says_so(folder, calls, capsys):
 def test_options_reach_the_api(folder, calls):
     limits = ["--min-cosine", "0.9", "--max-bytes", "5MB", "--max-latency", "3ms"]
     others = ["--seed", "4", "--verify", "off", "--skip", "a", "--only", "b", "--preset", "small"]
-    others += ["--cache", "kept"]
+    others += ["--cache", "kept", "--calibration-memory", "2GiB"]
+    limits += ["--cosine-stat", "min", "--outputs", "y", "--minimize", "bytes"]
     assert main(["optimize", "m.onnx", "-o", "o.onnx", "-q", *limits, *others]) == 0
     (call,) = calls
-    assert call["budget"] == Budget(min_cosine=0.9, max_bytes=5_000_000, max_latency=3.0)
+    assert call["budget"] == Budget(
+        min_cosine=0.9, max_bytes=5_000_000, max_latency=3.0, cosine_stat="min", outputs=("y",),
+        minimize="bytes",
+    )  # fmt: skip
     wanted = {"seed": 4, "verify": None, "skip": ["a"], "only": ["b"], "preset": "small"}
-    wanted["cache"] = "kept"
+    wanted |= {"cache": "kept", "memory_bytes": 2 << 30}
     assert {name: call[name] for name in wanted} == wanted
     assert call["progress"] is False
 
@@ -179,6 +183,7 @@ def test_a_broken_promise_still_writes_its_numbers(folder, monkeypatch, capsys):
         (["-o", "o.onnx", "--json", "o.onnx"], "--json o.onnx is the same file as -o"),
         (["-o", "o.onnx", "--report", "no/r.html"], "the folder no of --report does not exist"),
         (["-o", "o.onnx", "--max-drop", "0.1"], "--max-drop needs a metric; add --metric"),
+        (["-o", "o.onnx", "--preset", "fast", "--minimize", "bytes"], "contradicts --preset fast"),
     ],
 )
 def test_what_cannot_be_written_is_known_before_the_work(folder, calls, capsys, words, message):

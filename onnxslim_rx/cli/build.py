@@ -90,6 +90,12 @@ def plan(args: argparse.Namespace) -> int:
 def _check_budget(args: argparse.Namespace) -> None:
     if args.max_drop is not None and args.metric is None:
         raise InputError("--max-drop needs a metric", advice="add --metric NAME or FILE.py:FUNC")
+    aim = {"small": "bytes", "fast": "latency"}.get(args.preset, args.minimize)
+    if args.minimize not in (None, aim):
+        raise InputError(
+            f"--minimize {args.minimize} contradicts --preset {args.preset}, which minimizes {aim}",
+            advice="leave one of them out",
+        )
 
 
 def _clean(args: argparse.Namespace) -> dict[str, Any]:
@@ -111,6 +117,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
         "target": args.target,
         "seed": args.seed,
         "cache": args.cache,
+        "memory_bytes": args.calibration_memory,
         "only": args.only,
         **_clean(args),
         "progress": not args.quiet,
@@ -128,6 +135,9 @@ def _budget(args: argparse.Namespace) -> Budget | None:
         "max_bytes": args.max_bytes,
         "max_latency": args.max_latency,
         "max_flops": args.max_flops,
+        "cosine_stat": args.cosine_stat,
+        "outputs": None if args.outputs is None else tuple(args.outputs),
+        "minimize": args.minimize,
     }
     given = {name: value for name, value in limits.items() if value is not None}
     return Budget(**given) if given else None
