@@ -124,6 +124,8 @@ class Plan:
         layers: what is done to each compressible layer.
         min_onnxruntime: least version of onnxruntime that runs the result, such as "1.17".
         seed: seed of the planning run.
+        refit: whether weights of factorized layers are fitted to the original's outputs on the
+            calibration data.
     """
 
     model_digest: str
@@ -132,6 +134,7 @@ class Plan:
     layers: tuple[LayerPlan, ...]
     min_onnxruntime: str = ""
     seed: int = 0
+    refit: bool = False
 
     @property
     def changes(self) -> tuple[LayerPlan, ...]:
@@ -154,6 +157,7 @@ class Plan:
             "target": self.target,
             "seed": self.seed,
             "min_onnxruntime": self.min_onnxruntime,
+            "refit": self.refit,
             "budget": dict(self.budget),
         }
         return tomli_w.dumps({**head, "layer": layers})
@@ -189,6 +193,7 @@ class Plan:
                 "layer": list,
             },
             origin,
+            {"refit": bool},
         )
         if table["schema_version"] != SCHEMA_VERSION:
             raise InputError(
@@ -207,6 +212,7 @@ class Plan:
             layers=tuple(_layer(entry, origin) for entry in table["layer"]),
             min_onnxruntime=table["min_onnxruntime"],
             seed=table["seed"],
+            refit=table.get("refit", False),
         )
 
     @classmethod
@@ -263,7 +269,7 @@ def _expect(
             raise InputError(
                 f"{origin} has an unknown key {key!r}", expected="one of " + ", ".join(known)
             )
-        if not isinstance(value, known[key]) or isinstance(value, bool):
+        if not isinstance(value, known[key]) or isinstance(value, bool) != (known[key] is bool):
             raise InputError(f"{origin} has {key} = {value!r}, of the wrong type")
     missing = sorted(set(required) - set(table))
     if missing:

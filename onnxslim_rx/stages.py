@@ -20,7 +20,7 @@ def apply_treatments(
     treatments: Sequence[Treatment],
     passes: Mapping[str, CompressionPass],
     *,
-    between: Callable[[], None] | None = None,
+    between: Callable[[], object] | None = None,
 ) -> list[Skipped]:
     """Treat layers of `model`, in place.
 

@@ -242,7 +242,7 @@ def _pass_row(entry: JournalEntry) -> PassRow:
 
 def _rung(trial: Trial) -> Rung:
     verdict = trial.verdict
-    predicted = None if trial.damage is None else max(1.0 - trial.damage, -1.0)
+    predicted = None if trial.predicted is None else max(1.0 - trial.predicted, -1.0)
     return Rung(
         name=trial.name,
         bytes=trial.bytes,

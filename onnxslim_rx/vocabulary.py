@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["CosineStat", "Level", "Minimize", "Preset", "Verify", "VerifyMode"]
+__all__ = ["Allocation", "CosineStat", "Level", "Minimize", "Preset", "Verify", "VerifyMode"]
 
+Allocation = Literal["program", "lagrangian", "greedy", "uniform"]
 Level = Literal["portable", "ort", "rx"]
 CosineStat = Literal["mean", "p5", "min"]
 Minimize = Literal["latency", "bytes"]

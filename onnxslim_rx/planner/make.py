@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-
-import onnx_ir as ir
+from collections.abc import Iterator, Mapping
 
 from onnxslim_rx.errors import BudgetError
 from onnxslim_rx.ir import digest, size_bytes
-from onnxslim_rx.passbase import Skipped
-from onnxslim_rx.planner.carry_out import apply_plan, describe
-from onnxslim_rx.planner.judge import Judge, Verdict
-from onnxslim_rx.planner.ladder import Ladder, Option
-from onnxslim_rx.planner.options import Choice, Unit
-from onnxslim_rx.planner.problem import Outcome, Problem, Trial
+from onnxslim_rx.planner.aims import Cost, aims
+from onnxslim_rx.planner.bundles import bundle_up
+from onnxslim_rx.planner.judge import Judge
+from onnxslim_rx.planner.ladder import Ladder, Option, greedy, uniform
+from onnxslim_rx.planner.problem import Outcome, Problem
+from onnxslim_rx.planner.program import Bound, allocate
 from onnxslim_rx.planner.search import climb, descent
-from onnxslim_rx.plans import Budget, LayerPlan, Plan
-from onnxslim_rx.progress import task
+from onnxslim_rx.planner.workshop import Draft, Workshop
+from onnxslim_rx.plans import Budget, Plan
+from onnxslim_rx.progress import Advance, task
 from onnxslim_rx.runtime import Runner
 
 __all__ = ["solve"]
 
-# What the second aim weighs beside the first.
-_SECOND_AIM = 0.25
 # Inputs made up by us, or those that were fitted to, are easier than others: only this share of the
 # damage is spent on them.
 _BLIND_SHARE = 0.25
@@ -34,6 +31,15 @@ _CORRECTIONS = 6
 _LEAST_DAMAGE = 1e-9
 # Into so many parts the ladder is divided for the picture in the report.
 _SKETCHED = 8
+# Fitting takes as long as several other trials: so few are made. What it gains on average
+# (measured on MiniLM: 0.55 to 0.7 of the damage is left) says where to begin.
+_REFITS = 4
+_REFIT_LEAVES = 0.7
+# The integer program spends what the ladder leaves; a smaller gain than this is not worth a trial.
+_WORTH = 0.005
+_AIM = 0.95
+# Predicted sizes leave out what a few more nodes take.
+_SIZE_ROUNDS = 6
 
 
 def solve(problem: Problem) -> Outcome:
@@ -51,81 +57,65 @@ class _Solver:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._budget = _tightened(problem.budget) if problem.blind else problem.budget
-        self._judge = Judge(
+        judge = Judge(
             problem.reference,
             self._budget,
             problem.split.select,
             problem.metric,
             careful=not problem.split.weak,
         )
-        self._trials = problem.trials
-        self._verdicts: dict[tuple[int, ...], Verdict] = {}
+        self._bundles = bundle_up(problem.units, problem.passes)
+        self._workshop = Workshop(problem, self._bundles, judge)
 
     def run(self) -> Outcome:
         budget = self._problem.budget
         unmet: list[tuple[int, str]] = []  # size of a model, and why it will not do
-        for costs in self._aims():
-            if budget.limits_quality:
-                ladder, rung = self._climb(costs)
-                if not unmet:
-                    self._sketch(ladder)
-            else:
-                ladder = self._ladder(costs)
-                rung = self._least_rung_within_limits(ladder)
-            for lower in descent(ladder, rung):
-                outcome, size, why = self._confirmed(ladder, lower)
+        for number, cost in enumerate(aims(budget, self._bundles)):
+            drafts = (
+                self._search(cost, sketch=number == 0)
+                if budget.limits_quality
+                else self._within_limits(cost)
+            )
+            for draft in drafts:
+                outcome, size, why = self._confirmed(draft)
                 if outcome is not None:
                     return outcome
                 unmet.append((size, why))
-                if not budget.limits_quality:
-                    break  # a milder plan is never cheaper
         _, closest = min(unmet) if budget.max_bytes is not None else unmet[-1]
         raise BudgetError(
             f"no plan keeps the promise: {closest}",
             advice="allow a larger loss or a larger model",
         )
 
-    def _aims(self) -> list[Callable[[Unit, Choice], float]]:
-        """What to make small, in the order in which it is tried."""
-        every = self._problem.units
-        total_bytes = sum(unit.choices[0].bytes for unit in every) or 1
-        total_ms = sum(u.latency_ms for u in every if not math.isnan(u.latency_ms)) or 1.0
+    def _ladder(self, cost: Cost) -> Ladder:
+        options = [
+            [Option(pick.damage, cost(pick)) for pick in bundle.picks] for bundle in self._bundles
+        ]
+        others = {"greedy": greedy, "uniform": uniform}
+        order = others.get(self._problem.allocation)
+        return Ladder(options, None if order is None else order(options))
 
-        def latency(unit: Unit, choice: Choice) -> float:
-            own = 0.0 if math.isnan(unit.latency_ms) else unit.latency_ms
-            return own * choice.relative_latency / total_ms
+    # -- a promise about quality ---------------------------------------------------------------
 
-        def size(_unit: Unit, choice: Choice) -> float:
-            return choice.bytes / total_bytes
+    def _search(self, cost: Cost, *, sketch: bool) -> Iterator[Draft]:
+        """Drafts that pass on the samples that select, the cheapest first, then milder ones."""
+        ladder, rung = self._climb(cost)
+        if sketch:
+            self._sketch(ladder)
+        refit = False
+        with task("verify plans") as advance:
+            fitted = self._climb_fitted(ladder, rung, advance)
+            if fitted is not None:
+                rung, refit = fitted, True
+            best = Draft(ladder.choices(rung), refit)
+            filled = self._filled(best, cost, ladder.cost(rung), advance)
+        if filled is not None:
+            yield filled
+        for lower in descent(ladder, rung):
+            draft = Draft(ladder.choices(lower), refit)
+            yield draft if self._workshop.may_refit(draft) else Draft(draft.picks)
 
-        def folding(unit: Unit, choice: Choice) -> float:
-            runs_as_before = choice.folds and len(choice.stages) <= 1
-            return size(unit, choice) if runs_as_before else math.inf
-
-        def weighted(first: float, second: float) -> Callable[[Unit, Choice], float]:
-            return lambda unit, choice: first * latency(unit, choice) + second * size(unit, choice)
-
-        budget = self._problem.budget
-        aims = {"latency": weighted(1.0, _SECOND_AIM), "bytes": weighted(_SECOND_AIM, 1.0)}
-        order = [budget.minimize]
-        if budget.max_bytes is not None:
-            order.append("bytes")
-        if budget.max_latency is not None or budget.max_flops is not None:
-            order.append("latency")
-        if not budget.limits_quality:  # the limits alone say what to make small
-            order = order[1:] or order
-        # at last only what folds away at load, which cannot be slower
-        return [*(aims[name] for name in dict.fromkeys(order)), folding]
-
-    def _ladder(self, cost: Callable[[Unit, Choice], float]) -> Ladder:
-        return Ladder(
-            [
-                [Option(choice.damage, cost(unit, choice)) for choice in unit.choices]
-                for unit in self._problem.units
-            ]
-        )
-
-    def _climb(self, cost: Callable[[Unit, Choice], float]) -> tuple[Ladder, int]:
+    def _climb(self, cost: Cost) -> tuple[Ladder, int]:
         """The ladder, and the highest rung that passes on the samples that select.
 
         A single step that is far worse than predicted would bar the way to all above it. So it is
@@ -138,7 +128,7 @@ class _Solver:
 
                 def trial(rung: int, ladder: Ladder = ladder) -> tuple[bool, float]:
                     advance(1)
-                    verdict = self._verdict(ladder, rung)
+                    verdict = self._workshop.verdict(Draft(ladder.choices(rung)))
                     measured[rung] = verdict.damage  # noqa: B023  # used within this round only
                     return verdict.passed, verdict.damage
 
@@ -147,49 +137,78 @@ class _Solver:
                     break
         return ladder, rung
 
+    def _climb_fitted(self, ladder: Ladder, rung: int, advance: Advance) -> int | None:
+        """The highest rung that passes once weights are fitted; None where that gains nothing."""
+        start = Draft(ladder.choices(rung))
+        higher = Draft(ladder.choices(min(rung + 1, len(ladder))))
+        if not (self._workshop.may_refit(start) or self._workshop.may_refit(higher)):
+            return None
+
+        def trial(step: int) -> tuple[bool, float]:
+            advance(1)
+            verdict = self._workshop.verdict(Draft(ladder.choices(step), refit=True))
+            return verdict.passed, verdict.damage
+
+        factor = _REFIT_LEAVES * (self._workshop.factor(start) if rung else 1.0)
+        found, _ = climb(ladder, self._allowed(), trial, low=rung, factor=factor, trials=_REFITS)
+        if found > rung:
+            return found
+        # no higher rung: still better at this one, where there is something to fit
+        if self._workshop.may_refit(start) and trial(rung)[0]:
+            return rung
+        return None
+
+    def _filled(self, best: Draft, cost: Cost, paid: float, advance: Advance) -> Draft | None:
+        """What the integer program finds beyond the best rung, if it passes."""
+        allowed = self._allowed()
+        if self._problem.allocation != "program" or not math.isfinite(allowed):
+            return None
+        factor = self._workshop.factor(best) if self._workshop.is_measured(best) else 1.0
+        bound = max(_AIM * allowed / factor, self._workshop.damage(best))
+        picks = allocate(
+            [[cost(pick) for pick in bundle.picks] for bundle in self._bundles],
+            [Bound([[pick.damage for pick in bundle.picks] for bundle in self._bundles], bound)],
+        )
+        if picks is None:
+            return None
+        draft = Draft(tuple(picks), best.refit)
+        now = sum(
+            cost(bundle.picks[n]) for bundle, n in zip(self._bundles, draft.picks, strict=True)
+        )
+        if now > (1.0 - _WORTH) * paid:
+            return None
+        advance(1)
+        return draft if self._workshop.verdict(draft).passed else None
+
     def _sketch(self, ladder: Ladder) -> None:
         """Note what predictions say of the plans between and above those that were tried."""
-        kept = sum(unit.choices[0].bytes for unit in self._problem.units)
-        rest = size_bytes(self._problem.cleaned) - kept
         steps = len(ladder)
         for rung in sorted({round(steps * share / _SKETCHED) for share in range(1, _SKETCHED)}):
-            choices = tuple(ladder.choices(rung))
-            if not rung or choices in self._verdicts:
-                continue
-            chosen = [u.choices[n] for u, n in zip(self._problem.units, choices, strict=True)]
-            size = rest + sum(choice.bytes for choice in chosen)
-            name = describe([LayerPlan("", choice.stages) for choice in chosen])
-            damage = ladder.damage(rung)
-            self._trials.append(
-                Trial(name, size, None, None, "the cosine is predicted", False, damage)
-            )
+            draft = Draft(ladder.choices(rung))
+            if rung and not self._workshop.is_measured(draft):
+                self._workshop.note(draft, None, None, None, "the cosine is predicted")
 
     def _corrected(self, ladder: Ladder, rung: int, measured: Mapping[int, float]) -> bool:
         """Whether the step above `rung` was badly predicted; its damages are changed then."""
         if rung == len(ladder) or rung not in measured or rung + 1 not in measured:
             return False
-        step = ladder.steps[rung]
         jump = measured[rung + 1] - measured[rung]
-        if jump <= _SURPRISE * step.damage:
+        changed = ladder.changed(rung)
+        if len(changed) > 1 or jump <= _SURPRISE * (ladder.damage(rung + 1) - ladder.damage(rung)):
             return False
-        choices = self._problem.units[step.layer].choices
-        first = choices[step.option].stages[0].pass_name
-        factor = jump / max(choices[step.option].damage, _LEAST_DAMAGE)
-        for choice in choices:
-            if choice.stages and choice.stages[0].pass_name == first:
-                choice.damage = max(choice.damage, _LEAST_DAMAGE) * factor
+        bundle = self._bundles[changed[0]]
+        new = bundle.picks[ladder.choices(rung + 1)[changed[0]]].choices
+        for number, option in zip(bundle.units, new, strict=True):
+            choices = self._problem.units[number].choices
+            if not choices[option].stages:
+                continue
+            first = choices[option].stages[0].pass_name
+            factor = jump / max(choices[option].damage, _LEAST_DAMAGE)
+            for choice in choices:
+                if choice.stages and choice.stages[0].pass_name == first:
+                    choice.damage = max(choice.damage, _LEAST_DAMAGE) * max(factor, 1.0)
+        self._bundles[:] = bundle_up(self._problem.units, self._problem.passes)
         return True
-
-    def _verdict(self, ladder: Ladder, rung: int) -> Verdict:
-        """What a rung measures on the samples that select; each plan is measured once."""
-        choices = tuple(ladder.choices(rung))
-        if choices not in self._verdicts:
-            model, plans, refused = self._build(ladder, rung)
-            verdict = self._verdicts[choices] = self._judge(Runner(model))
-            why = verdict.why or (refused[0].why if refused else "")
-            name = describe(plans)
-            self._trials.append(Trial(name, size_bytes(model), verdict, verdict.passed, why))
-        return self._verdicts[choices]
 
     def _allowed(self) -> float:
         """Damage that the budget allows, as `1 - cosine`; infinite for a metric alone."""
@@ -202,31 +221,64 @@ class _Solver:
             limits.append(0.5 * 10.0 ** (-budget.min_snr_db / 10.0))
         return min(limits, default=math.inf)
 
-    def _least_rung_within_limits(self, ladder: Ladder) -> int:
+    # -- limits alone --------------------------------------------------------------------------
+
+    def _within_limits(self, cost: Cost) -> Iterator[Draft]:
+        """The plan of least predicted damage that is small and fast enough."""
+        draft = self._least_damage(cost)
+        if draft is None:
+            ladder = self._ladder(cost)
+            draft = Draft(ladder.choices(self._least_rung(ladder)))
+        if self._workshop.may_refit(draft):
+            fitted = Draft(draft.picks, refit=True)
+            if self._workshop.verdict(fitted).damage <= self._workshop.verdict(draft).damage:
+                yield fitted
+        yield draft
+
+    def _least_damage(self, cost: Cost) -> Draft | None:
+        """What the integer program says, where a size is all that is asked for."""
+        budget = self._problem.budget
+        others = budget.max_latency is not None or budget.max_flops is not None
+        if self._problem.allocation != "program" or budget.max_bytes is None or others:
+            return None
+        damages = [
+            [pick.damage if math.isfinite(cost(pick)) else math.inf for pick in bundle.picks]
+            for bundle in self._bundles
+        ]
+        sizes = [[pick.bytes for pick in bundle.picks] for bundle in self._bundles]
+        kept = Draft((0,) * len(self._bundles))
+        rest = self._workshop.bytes(kept) - sum(options[0] for options in sizes)
+        limit = float(budget.max_bytes - rest)
+        for _ in range(_SIZE_ROUNDS):
+            picks = allocate(damages, [Bound(sizes, limit)])
+            if picks is None:
+                return None
+            draft = Draft(tuple(picks))
+            size = size_bytes(self._workshop.build(draft).model)
+            if size <= budget.max_bytes:
+                return draft
+            limit -= max(size - budget.max_bytes, 1)
+        return None
+
+    def _least_rung(self, ladder: Ladder) -> int:
         """The mildest plan that is small and fast enough; cost falls from rung to rung."""
         low, high = -1, len(ladder)
         while high - low > 1:
             middle = (low + high) // 2
-            model, plans, _ = self._build(ladder, middle)
+            draft = Draft(ladder.choices(middle))
+            model = self._workshop.build(draft).model
             why = self._problem.limits.broken(model)
-            self._trials.append(Trial(describe(plans), size_bytes(model), None, not why, why))
+            self._workshop.note(draft, size_bytes(model), None, not why, why)
             low, high = (low, middle) if not why else (middle, high)
         return high
 
-    def _build(self, ladder: Ladder, rung: int) -> tuple[ir.Model, list[LayerPlan], list[Skipped]]:
-        problem = self._problem
-        plans = []
-        for unit, number in zip(problem.units, ladder.choices(rung), strict=True):
-            choice = unit.choices[number]
-            plans.append(LayerPlan(unit.layer.name, choice.stages, choice.error, choice.damage))
-        model, refused = apply_plan(problem.cleaned, plans, problem.passes, problem.stats)
-        return model, plans, refused
+    # -- the end -------------------------------------------------------------------------------
 
-    def _confirmed(self, ladder: Ladder, rung: int) -> tuple[Outcome | None, int, str]:
-        """The outcome of a rung, if it holds on the samples held back; its size; why it fails."""
+    def _confirmed(self, draft: Draft) -> tuple[Outcome | None, int, str]:
+        """The outcome of a draft, if it holds on the samples held back; its size; why it fails."""
         problem = self._problem
-        model, plans, _ = self._build(ladder, rung)
-        name, size = describe(plans), size_bytes(model)
+        built = self._workshop.build(draft)
+        model, size = built.model, size_bytes(built.model)
         why = problem.limits.broken(model) or problem.limits.worse_than_before(model)
         if not why:
             judge = Judge(
@@ -239,25 +291,18 @@ class _Solver:
             verdict = judge(Runner(model))
             why = verdict.why
         if why:
-            self._trials.append(Trial(name, size, None, False, f"not kept: {why}"))
+            self._workshop.note(draft, size, None, False, f"not kept: {why}")
             return None, size, why
-        for trial in reversed(self._trials):
-            if trial.name == name and trial.passed:
-                trial.chosen = True
-                break
-        else:
-            self._trials.append(Trial(name, size, verdict, True, "", chosen=True))
+        self._workshop.choose(draft, size, verdict)
         plan = Plan(
             model_digest=digest(problem.cleaned),
             target=problem.target.name,
             budget=problem.budget.to_dict(),
-            layers=tuple(plans),
+            layers=built.layers,
             seed=problem.seed,
+            refit=draft.refit,
         )
-        chosen = [
-            unit.choices[n] for unit, n in zip(problem.units, ladder.choices(rung), strict=True)
-        ]
-        return Outcome(model, plan, chosen, verdict), size, ""
+        return Outcome(model, plan, self._workshop.choices(draft), verdict), size, ""
 
 
 def _tightened(budget: Budget) -> Budget:

@@ -36,6 +36,7 @@ class Choice:
         damage: predicted loss of quality of the whole model, `1 - cosine`.
         latency_ms: of the layer alone; NaN where it is that of the layer as it was.
         relative_latency: `latency_ms` divided by that of the layer as it was.
+        saves: bytes that weights lose of which only a part is changed, by name.
     """
 
     stages: tuple[Stage, ...]
@@ -46,6 +47,7 @@ class Choice:
     damage: float = 0.0
     latency_ms: float = float("nan")
     relative_latency: float = 1.0
+    saves: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.stages)) or "keep"
@@ -118,13 +120,18 @@ def _with_chains(
     unit: Unit, candidates: Iterable[Candidate], offered_by: CompressionPass
 ) -> Iterable[Choice]:
     """The candidates, and each followed by every storage form that the unit has so far."""
-    forms: Sequence[Choice] = (
-        [c for c in unit.choices if c.stages] if offered_by.replaces == "output" else []
-    )
+    # what changes a part of a weight leaves it to be stored as its own unit says
+    chains = offered_by.replaces == "output" and not offered_by.partial
+    forms: Sequence[Choice] = [c for c in unit.choices if c.stages] if chains else []
     keep = unit.choices[0]
     for candidate in candidates:
         plain = Choice(
-            candidate.stages, candidate.error, candidate.bytes, candidate.flops, candidate.folds
+            candidate.stages,
+            candidate.error,
+            candidate.bytes,
+            candidate.flops,
+            candidate.folds,
+            saves=candidate.saves,
         )
         yield plain
         for form in forms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -16,6 +16,7 @@ from onnxslim_rx.planner.options import Choice, Unit
 from onnxslim_rx.plans import Budget, Plan
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.targets import Target
+from onnxslim_rx.vocabulary import Allocation
 
 __all__ = ["Outcome", "Problem", "Trial"]
 
@@ -34,6 +35,9 @@ class Problem:
         split: samples to select on and to confirm with.
         blind: whether the samples prove little: they are made up, or were fitted to.
         limits: checks size, latency and operations.
+        allocation: how plans are found; all but "program" are there for comparison.
+        refit: gives a model whose layers have their new form weights that fit the original's
+            outputs, in place; None: there is no data for that.
         trials: every plan that is tried is added, also where none holds.
     """
 
@@ -49,6 +53,8 @@ class Problem:
     split: Split
     blind: bool
     limits: CostLimits
+    allocation: Allocation = "program"
+    refit: Callable[[ir.Model], object] | None = None
     trials: list[Trial] = dataclasses.field(default_factory=list)
 
 
@@ -63,7 +69,10 @@ class Trial:
         passed: whether everything held; None where the plan was not tried.
         why: what did not; empty where it did.
         chosen: whether this is the plan that was carried out.
-        damage: predicted `1 - cosine` of a plan that was not tried; else None.
+        predicted: predicted `1 - cosine`.
+        predicted_ms: predicted latency of the layers that the planner treats, milliseconds; None
+            where none was measured.
+        refit: whether weights were fitted to the original's outputs.
     """
 
     name: str
@@ -72,7 +81,9 @@ class Trial:
     passed: bool | None
     why: str
     chosen: bool = False
-    damage: float | None = None
+    predicted: float | None = None
+    predicted_ms: float | None = None
+    refit: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

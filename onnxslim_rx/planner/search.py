@@ -17,7 +17,13 @@ _WORTH = 0.005
 
 
 def climb(
-    ladder: Ladder, allowed: float, trial: Callable[[int], tuple[bool, float]]
+    ladder: Ladder,
+    allowed: float,
+    trial: Callable[[int], tuple[bool, float]],
+    *,
+    low: int = 0,
+    factor: float = 1.0,
+    trials: int = _TRIALS,
 ) -> tuple[int, list[int]]:
     """The highest rung found to pass, by a bisection that predictions guide.
 
@@ -28,14 +34,18 @@ def climb(
         ladder: the plans.
         allowed: damage that the budget allows; infinite where predictions say nothing about it.
         trial: measures a rung; gives whether it passes and its measured damage.
+        low: a rung that is known to pass.
+        factor: measured damage divided by predicted one, as far as is known.
+        trials: so many at most.
 
     Returns:
-        The rung, 0 where none above it passes, and all rungs tried in order.
+        The rung, `low` where none above it passes, and all rungs tried in order.
     """
-    low, high = 0, len(ladder) + 1
+    high = len(ladder) + 1
     tried: list[int] = []
-    rung: int | None = ladder.highest(allowed * _AIM) if math.isfinite(allowed) else len(ladder)
-    while high - low > 1 and len(tried) < _TRIALS:
+    bounded = math.isfinite(allowed)
+    rung: int | None = ladder.highest(allowed * _AIM / factor) if bounded else len(ladder)
+    while high - low > 1 and len(tried) < trials:
         rung = min(max(rung or 0, low + 1), high - 1)
         if tried and low and ladder.cost(low) - ladder.cost(high - 1) < _WORTH * ladder.cost(0):
             break

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxslim_rx.planner.ladder import Ladder, Option, hull
+from onnxslim_rx.planner.ladder import Ladder, Option, greedy, hull, uniform
 
 # whole numbers, so that sums are exact and bounds need no tolerance
 costs = st.integers(0, 40)
@@ -24,7 +24,7 @@ layers = st.lists(
 def test_every_rung_is_optimal_for_its_own_damage(problem):
     ladder = Ladder(problem)
     for rung in range(len(ladder) + 1):
-        if rung < len(ladder) and ladder.steps[rung].damage == 0:
+        if rung < len(ladder) and ladder.damage(rung + 1) == ladder.damage(rung):
             continue  # a step that costs nothing is still to be taken
         damage, cost = ladder.damage(rung), ladder.cost(rung)
         best = min(
@@ -61,5 +61,38 @@ def test_dominated_options_and_those_above_the_hull_are_left_out():
 
 def test_an_option_without_damage_comes_first():
     ladder = Ladder([[Option(0, 10), Option(0.5, 1)], [Option(0, 10), Option(0, 9)]])
-    assert ladder.choices(1) == [0, 1]
-    assert ladder.choices(2) == [1, 1]
+    assert ladder.choices(1) == (0, 1)
+    assert ladder.choices(2) == (1, 1)
+
+
+@given(layers)
+def test_no_plan_for_comparison_beats_the_hull(problem):
+    best = Ladder(problem)
+    for rungs in (greedy(problem), uniform(problem)):
+        other = Ladder(problem, rungs)
+        assert other.choices(0) == (0,) * len(problem)
+        for rung in range(len(other) + 1):
+            # between two rungs of the hull lies the line between them (Sinha & Zoltners)
+            assert other.cost(rung) >= lower_envelope(best, other.damage(rung)) - 1e-9
+
+
+def lower_envelope(ladder, damage):
+    rung = ladder.highest(damage)
+    if rung == len(ladder):
+        return ladder.cost(rung)
+    here, there = ladder.damage(rung), ladder.damage(rung + 1)
+    share = (damage - here) / (there - here)
+    return ladder.cost(rung) + share * (ladder.cost(rung + 1) - ladder.cost(rung))
+
+
+def test_greedy_takes_the_next_option_with_the_most_saving_per_damage():
+    problem = [[Option(0, 10), Option(3, 9), Option(4, 1)], [Option(0, 10), Option(2, 8)]]
+    assert greedy(problem) == [(0, 0), (0, 1), (1, 1), (2, 1)]
+
+
+def test_uniform_leaves_each_layer_the_same_share():
+    problem = [[Option(0, 10), Option(1, 5), Option(9, 1)], [Option(0, 100), Option(1, 52)]]
+    rungs = uniform(problem)
+    assert rungs[0] == (0, 0)
+    assert (1, 1) in rungs
+    assert rungs[-1] == (2, 1)

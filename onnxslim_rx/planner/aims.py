@@ -1,0 +1,42 @@
+"""What a search makes small, in numbers for each pick of each bundle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from onnxslim_rx.planner.bundles import Bundle, Pick
+from onnxslim_rx.plans import Budget
+
+__all__ = ["Cost", "aims"]
+
+Cost = Callable[[Pick], float]
+
+# What the second aim weighs beside the first.
+_SECOND_AIM = 0.25
+
+
+def aims(budget: Budget, bundles: Sequence[Bundle]) -> list[Cost]:
+    """What to make small, in the order in which it is tried.
+
+    At last only what runs as before by construction, which cannot be slower: all else costs
+    infinitely much there.
+    """
+    total_bytes = sum(bundle.picks[0].bytes for bundle in bundles) or 1.0
+    total_ms = sum(bundle.picks[0].ms for bundle in bundles) or 1.0
+
+    def weighted(ms: float, size: float) -> Cost:
+        return lambda pick: ms * pick.ms / total_ms + size * pick.bytes / total_bytes
+
+    def folding(pick: Pick) -> float:
+        return pick.bytes / total_bytes if pick.folds else math.inf
+
+    known = {"latency": weighted(1.0, _SECOND_AIM), "bytes": weighted(_SECOND_AIM, 1.0)}
+    order: list[str] = [budget.minimize]
+    if budget.max_bytes is not None:
+        order.append("bytes")
+    if budget.max_latency is not None or budget.max_flops is not None:
+        order.append("latency")
+    if not budget.limits_quality:  # the limits alone say what to make small
+        order = order[1:] or order
+    return [*(known[name] for name in dict.fromkeys(order)), folding]
