@@ -15,6 +15,7 @@ from onnxslim_rx import analysis
 from onnxslim_rx.analysis import Inspection
 from onnxslim_rx.benchmark import Benchmark, measure
 from onnxslim_rx.calibration import Calibration, load_data
+from onnxslim_rx.calibration.collect import MEMORY_BYTES
 from onnxslim_rx.ir import ModelLike, kind_of, load, save, to_kind
 from onnxslim_rx.metrics import load_metric
 from onnxslim_rx.optimizer import Optimizer, Outcome
@@ -25,6 +26,7 @@ from onnxslim_rx.progress import listen
 from onnxslim_rx.report import Report
 from onnxslim_rx.report.listener import progress_listener
 from onnxslim_rx.runtime import Runner
+from onnxslim_rx.spectra import model_spectra
 from onnxslim_rx.targets import Target
 from onnxslim_rx.verify import Comparison, compare_runs, generate_inputs
 from onnxslim_rx.vocabulary import Preset, Verify
@@ -223,24 +225,38 @@ def compare(a: ModelLike, b: ModelLike, inputs: Calibration | None = None) -> Co
     return compare_runs(runner, Runner(load(b)), data)
 
 
-def inspect(model: ModelLike, calibration: Calibration | None = None) -> Inspection:
+def inspect(
+    model: ModelLike,
+    calibration: Calibration | None = None,
+    *,
+    spectra: bool = False,
+    memory_bytes: int | None = None,
+) -> Inspection:
     """Parameters, multiply-adds and bytes of each layer, and what can be compressed or why not.
 
     Args:
         model: see `optimize`.
         calibration: samples whose shapes stand for the symbolic ones; None: 1 for batches, 128
             for all other symbolic dimensions.
+        spectra: also the singular-value spectrum of each compressible weight, and with
+            `calibration` the one under what enters the layer; see `analysis.Spectrum`.
+        memory_bytes: see `optimize`.
 
     Raises:
         InputError: the model or the samples cannot be used.
     """
     loaded = load(model)
-    shapes = None
+    shapes, data = None, None
     if calibration is not None:
         runner = Runner(loaded)
-        sample = load_data(calibration, runner.inputs, runner)[0]
+        data = load_data(calibration, runner.inputs, runner)
+        sample = data[0]
         shapes = {name: tuple(sample[name].shape) for name in runner.inputs}
-    return analysis.inspect_model(loaded, shapes)
+    found = analysis.inspect_model(loaded, shapes)
+    if not spectra:
+        return found
+    bound = MEMORY_BYTES if memory_bytes is None else memory_bytes
+    return dataclasses.replace(found, spectra=model_spectra(loaded, data, memory_bytes=bound))
 
 
 def bench(

@@ -9,6 +9,7 @@ from onnxslim_rx.analysis.inspection import (
 )
 from onnxslim_rx.analysis.macs import Flops, NodeMacs, flops
 from onnxslim_rx.analysis.shapes import Shape, infer_shapes
+from onnxslim_rx.analysis.spectrum import Spectrum
 from onnxslim_rx.analysis.trace import concrete_shapes
 from onnxslim_rx.analysis.weights import WeightKind, WeightUse, constant_root, weight_uses
 
@@ -18,6 +19,7 @@ __all__ = [
     "Inspection",
     "NodeMacs",
     "Shape",
+    "Spectrum",
     "WeightKind",
     "WeightUse",
     "concrete_shapes",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from onnxslim_rx.analysis.macs import Flops, flops
-from onnxslim_rx.analysis.spectrum import SPECTRUM_LIMIT, energy_ranks
+from onnxslim_rx.analysis.spectrum import SPECTRUM_LIMIT, Spectrum, energy_ranks
 from onnxslim_rx.analysis.weights import WeightUse, weight_uses
 from onnxslim_rx.ir import constant, graphs, nodes, size_bytes
 from onnxslim_rx.progress import task
@@ -74,15 +74,18 @@ class Inspection:
             (version by domain), "custom_domains", "functions", "inputs" and "outputs" (name,
             type, shape), "ops" (count by operator), "dtypes" (by type: tensors, elements,
             bytes), "duplicates" (lists of names of equal weights), "duplicate_bytes".
+        spectra: of each compressible weight, where they were asked for.
     """
 
     rows: tuple[InspectRow, ...]
     totals: Mapping[str, Any]
+    spectra: tuple[Spectrum, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Rows and totals as dicts, lists, numbers and strings, ready for JSON."""
+        """Rows, totals and spectra as dicts, lists, numbers and strings, ready for JSON."""
         rows = [{**dataclasses.asdict(row), "shape": list(row.shape)} for row in self.rows]
-        return {"rows": rows, "totals": dict(self.totals)}
+        spectra = [spectrum.to_dict() for spectrum in self.spectra]
+        return {"rows": rows, "totals": dict(self.totals), "spectra": spectra}
 
 
 def parameters(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
