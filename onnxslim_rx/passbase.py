@@ -237,8 +237,6 @@ class LayerStatistics:
         shape: shape of the layer's activation in the longest sample seen, for measuring latency.
         mean, mean_abs, low, high: (K,) float64, of each column of X: mean, mean absolute value,
             least and largest value; None where there is no Gram matrix.
-        cross: (K, K') float64, `X^T Z` with the rows Z that enter the same layer of another
-            network, or None; see `calibration.collect_cross`.
         members: of a unit of several layers: the statistics of each, None where it has none.
     """
 
@@ -251,7 +249,6 @@ class LayerStatistics:
     mean_abs: npt.NDArray[np.float64] | None = None
     low: npt.NDArray[np.float64] | None = None
     high: npt.NDArray[np.float64] | None = None
-    cross: npt.NDArray[np.float64] | None = None
     members: tuple[LayerStatistics | None, ...] = ()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from onnxslim_rx.calibration.collect import collect
-from onnxslim_rx.calibration.cross import collect_cross
 from onnxslim_rx.calibration.data import (
     Calibration,
     Source,
@@ -27,7 +26,6 @@ __all__ = [
     "Stateful",
     "Statistics",
     "collect",
-    "collect_cross",
     "conform",
     "fed",
     "from_callable",

@@ -90,8 +90,7 @@ def _found(reading: Reading, values: Mapping[str, Any]) -> list[Array]:
     """What the observer of `reading` is shown."""
     if reading.output is not None:
         return [values[_shape_name(value)] for value in (reading.value, reading.output)]
-    pair = [reading.value] if reading.other is None else [reading.value, reading.other]
-    return [_content(value, values) for value in pair]
+    return [_content(value, values) for value in (reading.value, *reading.others)]
 
 
 def _content(value: ir.Value, values: Mapping[str, Any]) -> Array:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx.progress import task
 
-__all__ = ["MEMORY_BYTES", "Keeping", "collect", "measure"]
+__all__ = ["MEMORY_BYTES", "collect", "room", "shapes_of", "size_of"]
 
 MEMORY_BYTES = 1 << 30
 """Unless told otherwise, measurements and weights of a block take no more."""
@@ -83,76 +82,32 @@ def collect(
         InputError: no data, data that the model does not take, activations that are not finite,
             a disk that is full.
     """
-    keeping = Keeping(cache, cache_bytes)
-
-    def find(shapes: Mapping[str, Shape | None]) -> Found:
-        found, reasons = readings(model, layers, shapes)
-        return {name: (reading,) for name, reading in found.items()}, reasons
-
-    return measure(
-        model,
-        find,
-        data,
-        memory_bytes=memory_bytes,
-        keeping=keeping,
-        key=lambda: key_of([(model, layers)], data, (seed, memory_bytes)),
-        seed=seed,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Keeping:
-    """Where statistics are kept.
-
-    Args:
-        cache: the folder; None: a temporary one, which is deleted with them.
-        limit: bytes that all statistics in `cache` may take.
-    """
-
-    cache: Path | None
-    limit: int
-
-
-Found = tuple[dict[str, tuple[Reading, ...]], dict[str, str]]
-Find = Callable[[Mapping[str, Shape | None]], Found]
-
-
-def measure(
-    model: ir.Model,
-    find: Find,
-    data: Dataset,
-    *,
-    memory_bytes: int,
-    keeping: Keeping,
-    key: Callable[[], str],
-    seed: int,
-) -> Statistics:
-    """Make readings of a model; see `collect`.
-
-    Args:
-        model: the model.
-        find: from the shapes of all values to the readings of each layer by name, and the reasons
-            of layers that have none.
-        data: complete inputs, one dict a sample.
-        memory_bytes: see `collect`.
-        keeping: where the result goes.
-        key: hash of all that the result depends on.
-        seed: of the rows that are sampled.
-    """
     if not len(data):
         raise InputError("there are no calibration samples", expected="at least one")
 
     def fill(folder: Path) -> None:
-        durable = keeping.cache is not None
-        _fill(model, find, data, memory_bytes, seed, Journal(folder, durable=durable))
+        journal = Journal(folder, durable=cache is not None)
+        _fill(model, layers, data, memory_bytes, seed, journal)
 
-    try:
-        if keeping.cache is None:
+    with room(cache):
+        if cache is None:
             return _temporary(fill)
-        return cached(fill, keeping.cache, key(), keeping.limit)
+        key = key_of(model, layers, data, (seed, memory_bytes))
+        return cached(fill, cache, key, cache_bytes)
+
+
+@contextlib.contextmanager
+def room(folder: Path | None) -> Iterator[None]:
+    """Say what can be done where `folder` (None: the one for temporary files) is full.
+
+    Raises:
+        InputError: instead of any `OSError`.
+    """
+    try:
+        yield
     except OSError as error:
         raise InputError(
-            f"cannot keep calibration statistics in {keeping.cache or tempfile.gettempdir()}: "
+            f"cannot keep calibration statistics in {folder or tempfile.gettempdir()}: "
             f"{error.strerror or error}",
             advice="make space there; TMPDIR names another folder for temporary files",
         ) from error
@@ -172,21 +127,21 @@ def _temporary(fill: Callable[[Path], None]) -> Statistics:
 
 def _fill(
     model: ir.Model,
-    find: Find,
+    layers: Sequence[Layer],
     data: Dataset,
     memory_bytes: int,
     seed: int,
     journal: Journal,
 ) -> None:
-    shapes = _shapes(model, data)
-    found, reasons = find(shapes)
-    size = functools.partial(_size, shapes)
-    numbers = {together: str(n) for n, together in enumerate(dict.fromkeys(found.values()))}
-    keys: dict[Reading, list[str]] = {}
-    for together, number in numbers.items():
-        for reading in together:
-            for part in reading.bands(height_within(reading, memory_bytes)):
-                keys.setdefault(part, []).append(number)
+    shapes = shapes_of(model, data)
+    found, reasons = readings(model, layers, shapes)
+    size = functools.partial(size_of, shapes)
+    numbers = {reading: str(n) for n, reading in enumerate(dict.fromkeys(found.values()))}
+    keys = {
+        part: number
+        for reading, number in numbers.items()
+        for part in reading.bands(height_within(reading, memory_bytes))
+    }
     measures = {part: Measure(part.values, memory_of(part) + size(part.value)) for part in keys}
     while True:
         steps = plan_steps(model.graph, measures, memory_bytes, size, journal.uncuttable)
@@ -197,7 +152,7 @@ def _fill(
             journal.restart(error.names)
         else:
             break
-    journal.finish({name: numbers[together] for name, together in found.items()}, reasons)
+    journal.finish({name: numbers[reading] for name, reading in found.items()}, reasons)
 
 
 def _fingerprint(steps: Sequence[Step[Reading]]) -> str:
@@ -210,7 +165,7 @@ def _fingerprint(steps: Sequence[Step[Reading]]) -> str:
     return hashlib.sha256(repr(about).encode()).hexdigest()
 
 
-def _shapes(model: ir.Model, data: Dataset) -> Mapping[str, Shape | None]:
+def shapes_of(model: ir.Model, data: Dataset) -> Mapping[str, Shape | None]:
     """Shapes of all values by name when the model runs on its largest sample."""
     names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
     shapes = [
@@ -222,7 +177,7 @@ def _shapes(model: ir.Model, data: Dataset) -> Mapping[str, Shape | None]:
     )
 
 
-def _size(shapes: Mapping[str, Shape | None], value: ir.Value) -> int:
+def size_of(shapes: Mapping[str, Shape | None], value: ir.Value) -> int:
     """Estimates the bytes of a tensor."""
     shape = shapes.get(str(value.name)) or (_UNKNOWN,)
     bytes_each = value.dtype.itemsize if value.dtype is not None else 4
@@ -233,7 +188,7 @@ def _run(
     model: ir.Model,
     steps: Sequence[Step[Reading]],
     data: Dataset,
-    keys: Mapping[Reading, Sequence[str]],
+    keys: Mapping[Reading, str],
     journal: Journal,
     seed: int,
 ) -> None:

@@ -14,16 +14,25 @@ from typing import Generic, TypeVar
 
 import onnx_ir as ir
 
-__all__ = ["Measure", "Step", "plan_steps", "reads"]
+from onnxslim_rx.calibration.dependence import closure, reads, varying
+
+__all__ = ["BlockedError", "Key", "Measure", "Route", "Step", "plan_steps"]
 
 Key = TypeVar("Key", bound=Hashable)
 
 _MOST_LIVE = 64  # tensors across a frontier: each is an open file
-# outputs differ from run to run, even without inputs
-_RANDOM = {
-    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-    "RandomUniformLike",
-}  # fmt: skip
+
+
+class BlockedError(Exception):
+    """No block can end where it has to.
+
+    Args:
+        keys: the measurements after which it has to.
+    """
+
+    def __init__(self, keys: Iterable[Hashable]) -> None:
+        self.keys = tuple(keys)
+        super().__init__(", ".join(map(str, self.keys)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +46,22 @@ class Measure:
 
     values: tuple[ir.Value, ...]
     bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Route(Generic[Key]):
+    """The order in which nodes run where measurements change weights; see `rounds`.
+
+    Args:
+        nodes: nodes that depend on the sample, each where its outputs are there for good.
+        places: for each measurement the number of `nodes` that run before it; a block ends there.
+            What it needs of other nodes is computed for it alone.
+        rounds: the round of each measurement; no two rounds share a step.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    places: Mapping[Key, int]
+    rounds: Mapping[Key, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +90,7 @@ def plan_steps(
     memory_bytes: int,
     size: Callable[[ir.Value], int],
     uncuttable: Collection[str] = (),
+    route: Route[Key] | None = None,
 ) -> list[Step[Key]]:
     """Steps that make all `measures`, in an order in which they can run.
 
@@ -75,8 +101,12 @@ def plan_steps(
             single node's do.
         size: estimates the bytes of a tensor.
         uncuttable: names of tensors that cannot be saved.
+        route: the order of the nodes; None: that of the graph.
+
+    Raises:
+        BlockedError: tensors that cannot be saved live where a block has to end.
     """
-    return _Planner(graph, measures, memory_bytes, size, uncuttable).steps()
+    return _Planner(graph, measures, memory_bytes, size, uncuttable, route).steps()
 
 
 class _Planner(Generic[Key]):
@@ -87,6 +117,7 @@ class _Planner(Generic[Key]):
         memory_bytes: int,
         size: Callable[[ir.Value], int],
         uncuttable: Collection[str],
+        route: Route[Key] | None,
     ) -> None:
         self.graph = graph
         self.measures = measures
@@ -95,27 +126,32 @@ class _Planner(Generic[Key]):
         self.uncuttable = uncuttable
         self.reads = {node: tuple(dict.fromkeys(reads(node, graph))) for node in graph}
         self.order = {node: number for number, node in enumerate(graph)}
-        wanted = [value for measure in measures.values() for value in measure.values]
-        needed = self._closure(wanted, stop=lambda _: False)
-        self.position = {
-            node: position for position, node in enumerate(self._varying(needed))
-        }  # of the nodes that depend on the sample; all others run anew in each step
+        run = self._varying_order() if route is None else route.nodes
+        # of the nodes that depend on the sample; all others run anew in each step
+        self.position = {node: position for position, node in enumerate(run)}
         self.last_read = {
             value: position
             for node, position in self.position.items()
             for value in self.reads[node]
         }
+        # where all that a measurement needs is there; -1: it does not depend on the sample
         self.place = {
             key: max((self._made_at(value) for value in measure.values), default=-1)
+            if route is None
+            else route.places[key] - 1
             for key, measure in measures.items()
-        }  # where all values of a measurement are there; -1: they do not depend on the sample
+        }
+        self.rounds = {} if route is None else route.rounds
+        self.ends = [] if route is None else sorted({*self.place.values()} - {-1})
         for key, measure in measures.items():
-            for value in measure.values:
-                if self._made_at(value) >= 0:
-                    last = self.last_read.get(value, -1)
-                    self.last_read[value] = max(last, self.place[key])
+            for value in self._sources(measure.values, self.place[key]):
+                last = self.last_read.get(value, -1)
+                self.last_read[value] = max(last, self.place[key])
         self.live_bytes, self.live_count = self._live()
         self.costs = self._costs()
+        blocked = [key for key in self.rounds if self._is_blocked(self.place[key])]
+        if blocked:
+            raise BlockedError(blocked)
 
     def steps(self) -> list[Step[Key]]:
         """The steps, block by block."""
@@ -150,27 +186,32 @@ class _Planner(Generic[Key]):
         node = value.producer()
         return -1 if node is None else self.position.get(node, -1)
 
-    def _varying(self, needed: Iterable[ir.Node]) -> Iterator[ir.Node]:
-        varying = {value for value in self.graph.inputs if not value.is_initializer()}
-        for node in needed:
-            if node.op_type in _RANDOM or not varying.isdisjoint(self.reads[node]):
-                varying.update(node.outputs)
-                yield node
+    def _varying_order(self) -> Iterator[ir.Node]:
+        """The nodes that the measurements need and that depend on the sample."""
+        wanted = [value for measure in self.measures.values() for value in measure.values]
+        needed = self._closure(wanted, stop=lambda _: False)
+        return varying(needed, self.graph, self.reads)
+
+    def _sources(self, values: Iterable[ir.Value], place: int) -> Iterator[ir.Value]:
+        """What blocks up to `place` made and the computation of `values` there starts from."""
+        values = list(values)
+
+        def there(value: ir.Value) -> bool:
+            return 0 <= self._made_at(value) <= place
+
+        for node in self._closure(values, stop=there):
+            values += self.reads[node]
+        return filter(there, values)
+
+    def _is_blocked(self, place: int) -> bool:
+        """Whether something that cannot be saved, or too much, lives after a place in between."""
+        return 0 <= place < len(self.position) - 1 and self.live_count[place] > _MOST_LIVE
 
     def _closure(
         self, targets: Iterable[ir.Value], stop: Callable[[ir.Value], bool]
     ) -> list[ir.Node]:
-        """The nodes that make `targets` from the values where to stop, in the graph's order."""
-        found: set[ir.Node] = set()
-        stack = list(targets)
-        while stack:
-            value = stack.pop()
-            node = value.producer()
-            if node is None or node in found or stop(value):
-                continue
-            found.add(node)
-            stack.extend(self.reads[node])
-        return sorted(found, key=self.order.__getitem__)
+        """As `closure`, in the graph's order."""
+        return sorted(closure(targets, self.reads, stop), key=self.order.__getitem__)
 
     def _step(
         self, first: int, saves: tuple[ir.Value, ...], measures: tuple[Key, ...]
@@ -197,7 +238,8 @@ class _Planner(Generic[Key]):
         group: list[Key] = []
         cost = 0
         for key in keys:
-            if group and cost + self.measures[key].bytes > self.memory_bytes:
+            full = cost + self.measures[key].bytes > self.memory_bytes
+            if group and (full or self.rounds.get(key) != self.rounds.get(group[-1])):
                 yield tuple(group)
                 group, cost = [], 0
             group.append(key)
@@ -207,23 +249,23 @@ class _Planner(Generic[Key]):
 
     def _cut(self, first: int) -> int:
         """The position of the last node of the block that starts at `first`."""
-        nodes = list(self.position)
+        end = next((end for end in self.ends if end >= first), len(self.position) - 1)
         total = 0
         last = first
-        for last in range(first, len(nodes)):
+        for last in range(first, end + 1):
             total += self.costs[last]
             if total > self.memory_bytes and last > first:
                 last -= 1
                 break
         else:
-            return len(nodes) - 1
-        allowed = [p for p in range(first, len(nodes) - 1) if self.live_count[p] <= _MOST_LIVE]
+            return end
+        allowed = [p for p in range(first, end) if self.live_count[p] <= _MOST_LIVE]
         late = [p for p in allowed if (first + last) // 2 <= p <= last]
         if late:
             return min(late, key=lambda p: (self.live_bytes[p], self.live_count[p], -p))
         before = [p for p in allowed if p <= last]
         after = [p for p in allowed if p > last]
-        return before[-1] if before else after[0] if after else len(nodes) - 1
+        return before[-1] if before else after[0] if after else end
 
     def _costs(self) -> list[int]:
         """Bytes that each node takes: its weights, and the measurements that follow it."""
@@ -254,22 +296,3 @@ class _Planner(Generic[Key]):
                         sizes[position] += sign * self.size(value)
                         counts[position] += sign * count
         return list(accumulate(sizes)), list(accumulate(counts))
-
-
-def reads(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Value]:
-    """Values of `graph` that `node` reads, also deep inside its subgraphs."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            bodies: Sequence[ir.Graph] = [attribute.as_graph()]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            bodies = attribute.as_graphs()
-        else:
-            continue
-        for body in bodies:
-            inner = [value for inner in body.all_nodes() for value in inner.inputs]
-            yield from (
-                value
-                for value in [*inner, *body.outputs]
-                if value is not None and value.graph is graph
-            )

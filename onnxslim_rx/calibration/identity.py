@@ -18,24 +18,19 @@ from onnxslim_rx.runtime import version
 
 __all__ = ["key_of"]
 
-_FORMAT = 2  # of the files; count up when what they mean changes
+_FORMAT = 3  # of the files; count up when what they mean changes
 
 
-def key_of(
-    networks: Sequence[tuple[ir.Model, Sequence[Layer]]],
-    data: Dataset,
-    options: Sequence[int],
-    names: Sequence[str] = (),
-) -> str:
-    """Hash of models, layers, data, options, names and versions, 32 hex digits."""
+def key_of(model: ir.Model, layers: Sequence[Layer], data: Dataset, options: Sequence[int]) -> str:
+    """Hash of model, layers, data, options and versions, 32 hex digits."""
     about = [
         _FORMAT,
         version(),
         np.__version__,
         scipy.__version__,
         list(options),
-        list(names),
-        [[digest(model), [_unit(layer) for layer in layers]] for model, layers in networks],
+        digest(model),
+        [_unit(layer) for layer in layers],
     ]
     total = hashlib.sha256(json.dumps(about).encode())
     for sample in data:

@@ -68,19 +68,18 @@ class Journal:
     def finished(
         self,
         seen: Mapping[Reading, Observer],
-        keys: Mapping[Reading, Sequence[str]],
+        keys: Mapping[Reading, str],
         unneeded: Sequence[str],
     ) -> None:
         """One more step is done.
 
         Args:
             seen: what it measured.
-            keys: numbers under which each reading is kept.
+            keys: the number under which each reading is kept.
             unneeded: names of tensors that no later step reads.
         """
         for reading, observer in seen.items():
-            for key in keys[reading]:
-                self._add(key, reading, observer)
+            self._add(keys[reading], reading, observer)
         self.done += 1
         files = [self.spool.files.pop(name) for name in unneeded if name in self.spool]
         self._save()
@@ -107,7 +106,7 @@ class Journal:
         entry = self._readings.setdefault(key, {"arrays": [], "parts": []})
         entry |= {"rows": observer.rows, "shape": list(observer.shape)}
         for name, array in observer.arrays().items():
-            if reading.band is not None and name in ("gram", "cross"):
+            if reading.band is not None and name == "gram":
                 file = f"{key}.{name}.{reading.band[0]}.part"
                 entry["parts"].append([name, reading.band[0], file])
             else:

@@ -9,22 +9,17 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim_rx.calibration.moments import (
-    CHUNK,
-    Channels,
-    CrossMoment,
-    GramBand,
-    GramMatrix,
-    Moment,
-)
+from onnxslim_rx.calibration.mismatch import Mismatch, mismatch_bytes
+from onnxslim_rx.calibration.moments import CHUNK, Channels, GramBand, GramMatrix, Moment
 from onnxslim_rx.calibration.padding import positions
 from onnxslim_rx.calibration.readings import Reading
-from onnxslim_rx.calibration.rows import RowSample, as_rows, positions_as_rows
+from onnxslim_rx.calibration.rows import Chunks, RowSample, rows_of
 from onnxslim_rx.errors import InputError
 
 __all__ = ["Observer", "height_within", "memory_of", "observer"]
 
 Array = npt.NDArray[Any]
+Matrix = npt.NDArray[np.float64]
 
 _SAMPLE = 256  # rows kept
 _LEAST_HEIGHT = 512  # rows of a matrix summed up in one go, however little memory there is
@@ -45,8 +40,8 @@ class Observer(Protocol):
         """Take in one sample.
 
         Args:
-            found: the tensor, and the other one where there is one; for convolutions the shapes
-                of what enters and what leaves.
+            found: the tensor, and the others where there are any; for convolutions the shapes of
+                what enters and what leaves.
             masks: (batch, sequence), True where there is no padding; see `masks_of`.
             where: names the sample in messages.
 
@@ -66,32 +61,32 @@ def observer(reading: Reading, seed: int) -> Observer:
         return _Shapes()
     if reading.kind == "embedding":
         return _Counts(reading.size)
+    if reading.kind == "tandem":
+        return Mismatch(reading)
     return _Rows(reading, seed)
 
 
 def memory_of(reading: Reading) -> int:
     """Bytes that an observer of `reading` holds at most."""
-    if reading.kind not in ("linear", "cross"):
+    if reading.kind == "tandem":
+        return mismatch_bytes(reading)
+    if reading.kind != "linear":
         return 8 * reading.size
     first, last = reading.band or (0, reading.size)
-    return 8 * (last - first) * _columns(reading, first) + _buffers(reading)
+    return 8 * (last - first) * (reading.size - first) + _buffers(reading)
 
 
 def height_within(reading: Reading, memory_bytes: int) -> int:
     """How many rows of its matrix can be summed up in one go within `memory_bytes`."""
-    if reading.kind not in ("linear", "cross"):
+    if reading.kind != "linear":
         return reading.size
-    height = (memory_bytes - _buffers(reading)) // (8 * max(_columns(reading, 0), 1))
+    height = (memory_bytes - _buffers(reading)) // (8 * max(reading.size, 1))
     return max(_LEAST_HEIGHT, height)
-
-
-def _columns(reading: Reading, first: int) -> int:
-    return reading.other_size if reading.kind == "cross" else reading.size - first
 
 
 def _buffers(reading: Reading) -> int:
     """Bytes of a chunk of rows as they come and in float64, and of the sampled rows."""
-    return (12 * CHUNK + 8 * _SAMPLE) * (reading.size + reading.other_size)
+    return (12 * CHUNK + 8 * _SAMPLE) * reading.size
 
 
 class _Shapes:
@@ -140,48 +135,42 @@ class _Rows:
         self.shape: tuple[int, ...] = ()
         self._reading = reading
         first, last = reading.band or (0, reading.size)
-        self._name, self._moment = _moment(reading, first, last)
+        self._moment: Moment = (
+            GramMatrix(reading.size)
+            if reading.band is None
+            else GramBand(reading.size, first, last)
+        )
         # the other bands of a matrix need not tell again
-        tells = reading.kind == "linear" and first == 0
+        tells = first == 0
         self._channels = Channels(reading.size) if tells else None
         # the same seed for all: the rows drawn of two layers stem from the same positions
         self._sample = RowSample(reading.size, _SAMPLE, seed) if tells else None
-        self._x = np.zeros((CHUNK, reading.size))
-        self._z = np.zeros((CHUNK, reading.other_size))
-        self._filled = 0
+        self._chunks = Chunks(reading.size)
 
     def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
         self.shape = max(self.shape, found[0].shape, key=_volume)
-        reading = self._reading
-        if reading.strides is not None:
-            found, masks = [positions_as_rows(one, reading.strides) for one in found], ()
-        x = self._as_rows(found[0], reading.size, reading.transposed, masks, where)
-        z = np.zeros((len(x), 0), dtype=np.float32)
-        if len(found) > 1:
-            size, flipped = reading.other_size, reading.other_transposed
-            z = self._as_rows(found[1], size, flipped, masks, where)
-            if len(z) != len(x):
-                raise InputError(
-                    f"the inputs of the two layers at {reading.value.name!r} have {len(x)} and"
-                    f" {len(z)} rows on {where}",
-                    expected="as many rows",
-                    advice="compare layers that stand in the same place of both models",
-                )
+        x = rows_of(
+            found[0],
+            self._reading.size,
+            transposed=self._reading.transposed,
+            strides=self._reading.strides,
+            masks=masks,
+        )
+        if x.size and not np.isfinite(x).all():
+            raise InputError(
+                f"the model computes NaN or infinity at {self._reading.value.name!r} on {where}",
+                expected="finite activations on calibration data",
+                advice="check how the data was preprocessed, and the original model on it",
+            )
         self.rows += len(x)
         if self._sample is not None:
             self._sample.see(x)
-        start = 0
-        while start < len(x):
-            taken = min(CHUNK - self._filled, len(x) - start)
-            here, there = slice(self._filled, self._filled + taken), slice(start, start + taken)
-            self._x[here], self._z[here] = x[there], z[there]
-            self._filled += taken
-            start += taken
-            if self._filled == CHUNK:
-                self._flush()
+        for (chunk,) in self._chunks.add(x):
+            self._take(chunk)
 
     def arrays(self) -> dict[str, Array]:
-        self._flush()
+        for (chunk,) in self._chunks.rest():
+            self._take(chunk)
         total = self._moment.total()
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(total.sum(axis=0)).all()
@@ -190,40 +179,15 @@ class _Rows:
                 f"the activations at {self._reading.value.name!r} are too large to be squared",
                 expected="activations below 1e150",
             )
-        arrays: dict[str, Array] = {self._name: total}
+        arrays: dict[str, Array] = {"gram": total}
         if self._sample is not None and self._channels is not None:
             arrays |= {"sample": self._sample.rows} | self._channels.arrays()
         return arrays
 
-    def _as_rows(
-        self, found: Array, size: int, transposed: bool, masks: Sequence[Array], where: str
-    ) -> Array:
-        rows = as_rows(found, size, transposed=transposed, masks=masks)
-        if rows.size and not np.isfinite(rows).all():
-            raise InputError(
-                f"the model computes NaN or infinity at {self._reading.value.name!r} on {where}",
-                expected="finite activations on calibration data",
-                advice="check how the data was preprocessed, and the original model on it",
-            )
-        return rows
-
-    def _flush(self) -> None:
-        if not self._filled:
-            return
-        x, z = self._x[: self._filled], self._z[: self._filled]
-        self._filled = 0
-        self._moment.add(x, z)
+    def _take(self, x: Matrix) -> None:
+        self._moment.add(x, x)
         if self._channels is not None:
             self._channels.add(x)
-
-
-def _moment(reading: Reading, first: int, last: int) -> tuple[str, Moment]:
-    """The name of the matrix that is summed up, and what does so."""
-    if reading.kind == "cross":
-        return "cross", CrossMoment(first, last, reading.other_size)
-    if reading.band is None:
-        return "gram", GramMatrix(reading.size)
-    return "gram", GramBand(reading.size, first, last)
 
 
 def _volume(shape: tuple[int, ...]) -> int:

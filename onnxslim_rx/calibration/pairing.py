@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxslim_rx.calibration.frontiers import reads
+from onnxslim_rx.calibration.dependence import reads
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import clone, graphs_in
 

@@ -21,14 +21,15 @@ class Reading:
     """One measurement; layers that want the same one share it.
 
     Args:
-        kind: "linear" (the Gram matrix of X and more), "cross" (`X^T Z`), "embedding" or "conv".
+        kind: "linear" (the Gram matrix of X and more), "tandem" (see `mismatch`), "embedding" or
+            "conv".
         value: the tensor that enters the layer.
         output: the tensor that leaves it, for convolutions; otherwise None.
         transposed: the rows of X lie along the last axis of `value`, not the one before.
         size: columns of X of a linear layer, rows of an embedding, 0 for convolutions.
-        other: the tensor that holds Z, as `value` holds X; for "cross".
-        other_size: columns of Z; 0 where there is none.
-        other_transposed: as `transposed`, of `other`.
+        others: for "tandem": the outputs that are wanted, and those that there are.
+        other_size: columns of these; 0 where there are none.
+        other_transposed: as `transposed`, of `others`.
         strides: of a pointwise convolution, whose rows are the positions that it reads, with the
             channels as columns; None for all others.
         gates: conditions, and what each must be for the sample to count.
@@ -40,7 +41,7 @@ class Reading:
     output: ir.Value | None
     transposed: bool
     size: int
-    other: ir.Value | None = None
+    others: tuple[ir.Value, ...] = ()
     other_size: int = 0
     other_transposed: bool = False
     strides: tuple[int, ...] | None = None
@@ -50,7 +51,7 @@ class Reading:
     @property
     def values(self) -> tuple[ir.Value, ...]:
         """All tensors that must be there to measure."""
-        more = (self.output, self.other, *(condition for condition, _ in self.gates))
+        more = (self.output, *self.others, *(condition for condition, _ in self.gates))
         return (self.value, *(value for value in more if value is not None))
 
     def bands(self, height: int) -> list[Reading]:

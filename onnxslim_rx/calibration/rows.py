@@ -1,18 +1,20 @@
-"""The rows of X in what enters a linear layer, and a sample of them."""
+"""The rows of X in what enters a linear layer, a sample of them, and many at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim_rx.calibration.moments import CHUNK
 from onnxslim_rx.calibration.padding import positions
 
-__all__ = ["RowSample", "as_rows", "positions_as_rows"]
+__all__ = ["Chunks", "RowSample", "as_rows", "positions_as_rows", "rows_of"]
 
 Array = npt.NDArray[Any]
+Matrix = npt.NDArray[np.float64]
 
 
 def positions_as_rows(found: Array, strides: Sequence[int]) -> Array:
@@ -37,6 +39,53 @@ def as_rows(found: Array, size: int, *, transposed: bool, masks: Sequence[Array]
         found = found[keep]
     dtype = np.float64 if found.dtype == np.float64 else np.float32
     return found.reshape(-1, size).astype(dtype, copy=False)
+
+
+def rows_of(
+    found: Array,
+    size: int,
+    *,
+    transposed: bool,
+    strides: Sequence[int] | None,
+    masks: Sequence[Array],
+) -> Array:
+    """As `as_rows`; `strides`, where there are any, say which positions of an image count."""
+    if strides is not None:
+        found, masks = positions_as_rows(found, strides), ()
+    return as_rows(found, size, transposed=transposed, masks=masks)
+
+
+class Chunks:
+    """Rows in float64, a fixed number at a time.
+
+    Args:
+        sizes: columns of each tensor.
+    """
+
+    def __init__(self, *sizes: int) -> None:
+        self._rows: list[Matrix] = [np.zeros((CHUNK, size)) for size in sizes]
+        self._filled = 0
+
+    def add(self, *tensors: Array) -> Iterator[list[Matrix]]:
+        """Take in the same rows of each tensor; yields the rows of each that make a chunk.
+
+        They hold until the next is asked for, and may be changed.
+        """
+        start, count = 0, len(tensors[0])
+        while start < count:
+            taken = min(CHUNK - self._filled, count - start)
+            for kept, rows in zip(self._rows, tensors, strict=True):
+                kept[self._filled : self._filled + taken] = rows[start : start + taken]
+            self._filled += taken
+            start += taken
+            if self._filled == CHUNK:
+                yield from self.rest()
+
+    def rest(self) -> Iterator[list[Matrix]]:
+        """The rows that are left, if any."""
+        count, self._filled = self._filled, 0
+        if count:
+            yield [kept[:count] for kept in self._rows]
 
 
 class RowSample:

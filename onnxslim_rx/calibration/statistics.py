@@ -27,7 +27,7 @@ INDEX = "index"
 """Name of the file that says what else there is; without it nothing is."""
 
 _RANKS = {
-    "gram": 2, "cross": 2, "sample": 2, "counts": 1, "mean": 1, "mean_abs": 1, "low": 1, "high": 1,
+    "gram": 2, "sample": 2, "counts": 1, "mean": 1, "mean_abs": 1, "low": 1, "high": 1,
 }  # fmt: skip
 
 

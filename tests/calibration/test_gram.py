@@ -143,13 +143,13 @@ def test_constant_activations_and_graph_inputs(
 def test_many_short_samples_and_one_long(rng, monkeypatch, model_of, assert_statistics, noise):
     """Rows are collected over samples before they are multiplied."""
     flushes = []
-    flush = observers._Rows._flush
+    take = observers._Rows._take
 
-    def counting(self):
-        flushes.append(self._filled)
-        flush(self)
+    def counting(self, chunk):
+        flushes.append(len(chunk))
+        take(self, chunk)
 
-    monkeypatch.setattr(observers._Rows, "_flush", counting)
+    monkeypatch.setattr(observers._Rows, "_take", counting)
     model = model_of("float[N,3] x => float[N,2] y", "y = MatMul(x, w)", w=noise(rng, 3, 2))
     data = [{"x": noise(rng, 5, 3)} for _ in range(200)] + [{"x": noise(rng, 1300, 3)}]
     assert_statistics(model, data, 1 << 30)

@@ -110,7 +110,6 @@ def test_a_matrix_that_does_not_fit_is_summed_up_in_bands(
     np.testing.assert_array_equal(found.low, x.min(axis=0))
     np.testing.assert_array_equal(found.high, x.max(axis=0))
     assert found.sample.shape == (256, 20)
-    assert found.cross is None
 
 
 def test_what_bands_take_is_within_the_memory():
