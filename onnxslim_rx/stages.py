@@ -130,7 +130,11 @@ def _replace_region(
     inner = {value for node in layer.nodes for value in node.outputs}
     outputs = {old: new for old, new in made.items() if old in inner}
     names = {old: str(old.name) for old in made if old not in inner}
+    home = layer.node.graph
+    assert home is not None  # nodes of a layer lie in a graph
     editor.replace(layer.nodes, tape, outputs, by=by)
+    # new nodes are where the last old one was; what others made may be read before that
+    home.sort()
     editor.remove_unused(read)
     for old, name in names.items():
         if old.graph is None:  # nobody reads it any more, and its name is free
