@@ -1,16 +1,18 @@
-"""What a choice costs end to end: run the whole model with one layer's weight replaced.
+"""What a choice costs end to end: run the network with one layer's weights replaced.
 
-One session serves all: the weights of the layers are made inputs with defaults, and a probe feeds
-one of them. So a probe costs a few runs of the model and no new session. Where a layer has many
-ranks, a few of them are run. Between them, the logarithm of the loss is taken to be a straight
-line over the logarithm of the predicted error of the layer's output. (For small errors the loss is
-quadratic in the error; for the large ones of low ranks it is not, and one probe is not enough.)
+A probe feeds other weights to a session in which they are inputs with defaults, and runs only
+what lies behind the layer (see `prefixes`). A few choices of each method are probed; their
+predicted errors tell the rest (see `curves`).
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,20 +20,29 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.calibration import Dataset, fed
+from onnxslim_rx.calibration.identity import key_of
 from onnxslim_rx.ir import clone, constant
-from onnxslim_rx.passbase import CompressionPass, Layer, Stage
+from onnxslim_rx.passbase import CompressionPass, LayerStatistics, Stage
+from onnxslim_rx.planner.curves import probed, settle
+from onnxslim_rx.planner.measured import Measured, key_for
 from onnxslim_rx.planner.options import Choice, Unit
+from onnxslim_rx.planner.parts import open_large
+from onnxslim_rx.planner.prefixes import Network
 from onnxslim_rx.progress import task
-from onnxslim_rx.runtime import Runner
+from onnxslim_rx.runtime import Runner, environment
 from onnxslim_rx.verify import compare_runs
 
-__all__ = ["measure_damages", "overridable"]
+__all__ = ["measure_damages"]
 
 Array = npt.NDArray[Any]
-_PROBES = 3  # of each method, spread over its choices
-_SAMPLES = 8
-# float32 sums of a network differ by about this in cosine when only their order changes
-_NOISE = 1e-7
+_SAMPLES, _LEAST_SAMPLES = 32, 8
+# Fewer samples are run where all probes would take longer than this, or the outputs to compare
+# with more memory.
+_SECONDS = 120.0
+_OUTPUT_BYTES = 256 << 20
+_TIMED = 3  # samples that tell how long a run takes
+_FORMAT = 1  # of what is kept on disk; count up when it means something else
+_COUNT = "samples"
 
 
 def measure_damages(
@@ -40,6 +51,8 @@ def measure_damages(
     passes: Mapping[str, CompressionPass],
     data: Dataset,
     outputs: Sequence[str] | None,
+    *,
+    cache: Path | None = None,
 ) -> None:
     """Fill in the damage of every choice.
 
@@ -47,114 +60,156 @@ def measure_damages(
         model: the cleaned model; not changed.
         units: layers of `model`; their choices are changed in place.
         passes: compression passes by name.
-        data: samples to run; the first eight, evenly spread, are taken.
+        data: samples to run: at most 32, evenly spread, are taken, and fewer where a run is slow,
+            but eight if there are as many.
         outputs: names of the outputs that count; None: all.
+        cache: a folder where what was measured is kept for later calls.
     """
-    probe_model, names = overridable(model, [unit.layer for unit in units])
-    runner = Runner(probe_model)
-    picks = np.unique(np.linspace(0, len(data) - 1, _SAMPLES).astype(int))
-    samples = [fed(data[int(i)], runner.inputs) for i in picks]
-    references = [runner(sample) for sample in samples]
-    # the inputs are there for their masks, which say what is padding
-    numbered = [{**sample, "rx.index": np.intp(i)} for i, sample in enumerate(samples)]
-    with task("measure sensitivities", len(units)) as advance:
-        for unit in units:
-
-            def damage(choice: Choice, unit: Unit = unit) -> float:
-                stand_ins = _stand_ins(unit, choice.stages, passes)
-                weight = {names[value]: array for value, array in stand_ins.items()}
-                comparison = compare_runs(
-                    lambda pair: references[pair["rx.index"]],
-                    lambda pair: runner({**samples[pair["rx.index"]], **weight}),
-                    numbered,
-                    outputs=outputs,
-                )
-                return max(1.0 - comparison.cosine(), 0.0) if not comparison.failures else math.inf
-
-            _fill(unit, damage)
-            advance(1)
+    _Prober(model, units, passes, data, outputs, cache).run()
 
 
-def _fill(unit: Unit, damage: Callable[[Choice], float]) -> None:
-    """Probe each method at a few of its choices and let the errors tell the rest."""
-    curves: dict[str, list[tuple[float, float]]] = {}  # method -> (error, damage) of its probes
-    for method in dict.fromkeys(_method(stage) for c in unit.choices for stage in c.stages):
-        single = {
-            c.error: c
-            for c in unit.choices
-            if len(c.stages) == 1 and _method(c.stages[0]) == method
-        }
-        errors = sorted(single)
-        picks = np.unique(np.linspace(0, len(errors) - 1, min(_PROBES, len(errors))).astype(int))
-        curves[method] = [(errors[i], damage(single[errors[i]])) for i in picks]
-    own = {c.stages: c.error for c in unit.choices if len(c.stages) == 1}
-    for choice in unit.choices:
-        choice.damage = sum(
-            _interpolated(curves[_method(stage)], own.get((stage,), math.nan))
-            for stage in choice.stages
+class _Prober:
+    def __init__(
+        self,
+        model: ir.Model,
+        units: Sequence[Unit],
+        passes: Mapping[str, CompressionPass],
+        data: Dataset,
+        outputs: Sequence[str] | None,
+        cache: Path | None,
+    ) -> None:
+        self._model, self._units, self._passes = model, units, passes
+        self._data, self._outputs = data, outputs
+        self._traces = {id(unit): _trace(unit.stats) for unit in units}
+        path = None if cache is None else cache / "sensitivity" / f"{self._key()}.json"
+        self._known = Measured(path)
+
+    def run(self) -> None:
+        todo = [list(self._unknown(unit)) for unit in self._units]
+        if any(todo):
+            self._measure(todo)
+        for unit in self._units:
+            settle(unit, functools.partial(self._found, unit))
+
+    def _found(self, unit: Unit, choice: Choice) -> float:
+        return self._known[self._name(unit, choice)]
+
+    def _unknown(self, unit: Unit) -> Iterator[Choice]:
+        """The choices that must be measured and never were."""
+        for choices in probed(unit).values():
+            yield from (c for c in choices if self._name(unit, c) not in self._known)
+
+    def _measure(self, todo: Sequence[Sequence[Choice]]) -> None:
+        runs = sum(map(len, todo))
+        samples = self._samples(runs)
+        # the inputs are there for their masks, which say what is padding
+        numbered = [{**sample, "rx.index": np.intp(i)} for i, sample in enumerate(samples)]
+        layers = [unit.layer for unit in self._units]
+        network = Network(self._model, layers, [len(one) for one in todo], samples, self._outputs)
+        with task("measure sensitivities", len(self._units)) as advance:
+            for number in network.order:
+                for choice, weights in self._stand_ins(self._units[number], todo[number]):
+                    name = self._name(self._units[number], choice)
+                    self._known[name] = math.inf
+                    if network.covers(number):
+                        network.move_to(number)
+                        self._known[name] = self._damage(network, weights, numbered)
+                if todo[number]:
+                    self._known.save()
+                advance(1)
+
+    def _damage(
+        self,
+        network: Network,
+        weights: Mapping[ir.Value, Array],
+        numbered: Sequence[Mapping[str, Any]],
+    ) -> float:
+        comparison = compare_runs(
+            lambda sample: network.references[sample["rx.index"]],
+            lambda sample: network.run(int(sample["rx.index"]), weights),
+            numbered,
+            outputs=self._outputs,
         )
+        return max(1.0 - comparison.cosine(), 0.0) if not comparison.failures else math.inf
+
+    def _samples(self, probes: int) -> list[dict[str, Any]]:
+        """As many as the time allows; as many as last time, where something is known of it."""
+        number = min(len(self._data), _SAMPLES)
+        names = {str(v.name): None for v in self._model.graph.inputs if not v.is_initializer()}
+        if number > _LEAST_SAMPLES:
+            if _COUNT not in self._known:
+                self._known[_COUNT] = self._affordable(number, probes)
+            number = min(int(self._known[_COUNT]), number)
+        return [
+            {name: self._data[i][name] for name in names} for i in _spread(len(self._data), number)
+        ]
+
+    def _affordable(self, most: int, probes: int) -> int:
+        whole = clone(self._model)
+        open_large(whole)
+        runner = Runner(whole, outputs=self._outputs)
+        seconds, size = [], 0
+        for i in _spread(len(self._data), _TIMED):
+            sample = fed(self._data[i], runner.inputs)
+            runner(sample)
+            begin = time.perf_counter()
+            found = runner(sample)
+            seconds.append(time.perf_counter() - begin)
+            size = max(size, sum(getattr(value, "nbytes", 0) for value in found.values()))
+        half = probes * float(np.mean(seconds)) / 2  # a probe runs half of the network on average
+        affordable = min(_SECONDS / max(half, 1e-9), _OUTPUT_BYTES / max(size, 1))
+        return int(min(most, max(_LEAST_SAMPLES, affordable)))
+
+    def _stand_ins(
+        self, unit: Unit, choices: Sequence[Choice]
+    ) -> Iterator[tuple[Choice, dict[ir.Value, Array]]]:
+        """What choices of one stage stand for: arrays like the layer's weights."""
+        own = []
+        for value in unit.layer.weights:
+            tensor = constant(value)
+            assert tensor is not None  # a layer's weights are constants
+            own.append(tensor.numpy())
+        for choice in choices:
+            (stage,) = choice.stages
+            one = self._passes[stage.pass_name]
+            factors = tuple(array.astype(np.float64) for array in own)
+            restored = one.restore(
+                unit.layer, one.transform(unit.layer, stage, factors, unit.stats)
+            )
+            yield (
+                choice,
+                {
+                    value: np.ascontiguousarray(array.astype(before.dtype))
+                    for value, array, before in zip(unit.layer.weights, restored, own, strict=True)
+                },
+            )
+
+    def _key(self) -> str:
+        """Of all that damages depend on beside the unit and the choice."""
+        versions = [environment()["onnxslim-rx"], _FORMAT]
+        outputs = None if self._outputs is None else list(self._outputs)
+        return key_for([key_of(self._model, [], self._data, [_FORMAT]), outputs, versions])
+
+    def _name(self, unit: Unit, choice: Choice) -> str:
+        return key_for([unit.layer.name, list(map(_spelt, choice.stages)), self._traces[id(unit)]])
 
 
-def _method(stage: Stage) -> str:
-    """Choices of one method differ only in how much they round or cut away."""
-    return f"{stage.pass_name} {stage.options.get('method', stage.options.get('bits', ''))}"
+def _spread(length: int, number: int) -> list[int]:
+    """At most `number` indices below `length`, evenly spread."""
+    return [int(i) for i in np.unique(np.linspace(0, length - 1, number).astype(int))]
 
 
-def _interpolated(curve: Sequence[tuple[float, float]], error: float) -> float:
-    """Damage at `error`, from probes (error, damage) in order of error.
-
-    Damage is taken to rise with the error: where a probe says otherwise, chance or luck on the
-    few samples did, and the larger damage of a smaller error holds.
-    """
-    if len(curve) == 1 or math.isnan(error):
-        return max(damage for _, damage in curve)
-    errors = np.log([max(e, 1e-12) for e, _ in curve])
-    damages = np.maximum.accumulate([max(damage, _NOISE) for _, damage in curve])
-    return float(np.exp(np.interp(math.log(max(error, 1e-12)), errors, np.log(damages))))
+def _spelt(stage: Stage) -> list[object]:
+    return [stage.pass_name, sorted(stage.options.items())]
 
 
-def _stand_ins(
-    unit: Unit, stages: Sequence[Stage], passes: Mapping[str, CompressionPass]
-) -> dict[ir.Value, Array]:
-    """What a choice stands for: an array in the shape and type of each of the layer's weights."""
-    own = []
-    for value in unit.layer.weights:
-        tensor = constant(value)
-        assert tensor is not None  # a layer's weights are constants
-        own.append(tensor.numpy())
-    factors: tuple[Array, ...] = tuple(array.astype(np.float64) for array in own)
-    for stage in stages:
-        factors = passes[stage.pass_name].transform(unit.layer, stage, factors, unit.stats)
-    restored = passes[stages[0].pass_name].restore(unit.layer, factors)
-    return {
-        value: np.ascontiguousarray(array.astype(before.dtype))
-        for value, array, before in zip(unit.layer.weights, restored, own, strict=True)
-    }
-
-
-def overridable(model: ir.Model, layers: Sequence[Layer]) -> tuple[ir.Model, dict[ir.Value, str]]:
-    """A copy in which each weight of the layers is an input that has a default.
-
-    Args:
-        model: not changed.
-        layers: layers of `model`.
-
-    Returns:
-        The copy, and the name of the input for each weight.
-    """
-    copy = clone(model)
-    originals = [value for graph in model.graphs() for value in graph.initializers.values()]
-    twins = [value for graph in copy.graphs() for value in graph.initializers.values()]
-    twin_of = dict(zip(originals, twins, strict=True))
-    names: dict[ir.Value, str] = {}
-    for value in dict.fromkeys(value for layer in layers for value in layer.weights):
-        twin = twin_of[value]
-        home = twin.graph
-        assert home is not None  # it is an initializer of a graph of the copy
-        home.initializers.pop(str(twin.name))
-        twin.name = names[value] = f"rx.probe.{len(names)}"
-        if twin.const_value is not None and twin.shape is None:
-            twin.shape = ir.Shape(twin.const_value.shape.numpy())
-        copy.graph.register_initializer(twin)
-        copy.graph.inputs.append(twin)
-    return copy, names
+def _trace(stats: LayerStatistics | None) -> str:
+    """Changes where the statistics do, without reading whole Gram matrices."""
+    if stats is None:
+        return ""
+    total = hashlib.sha256(f"{stats.rows} {stats.shape}".encode())
+    for array in (stats.counts, stats.mean, None if stats.gram is None else stats.gram.diagonal()):
+        total.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+    for member in stats.members:
+        total.update(_trace(member).encode())
+    return total.hexdigest()

@@ -10,7 +10,7 @@ from onnxslim_rx.calibration import collect
 from onnxslim_rx.ir import clone, load
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx.planner import apply_plan, find_units, measure_damages, measure_latencies
-from onnxslim_rx.planner.sensitivity import overridable
+from onnxslim_rx.planner.prefixes import overridable
 from onnxslim_rx.plans import LayerPlan
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.targets import load_target
