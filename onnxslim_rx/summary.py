@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxslim_rx.analysis import params
+from onnxslim_rx.analysis.spectrum import EXACT_SIDE
 from onnxslim_rx.ir import constant, nodes, size_bytes
 from onnxslim_rx.manager import JournalEntry
 from onnxslim_rx.passbase import CompressionPass, Layer, Skipped
@@ -26,8 +27,11 @@ from onnxslim_rx.report import (
     Quality,
     Report,
     Rung,
+    SpectrumRow,
 )
+from onnxslim_rx.report.curves import spectrum_row
 from onnxslim_rx.runtime import Timing, environment, least_onnxruntime
+from onnxslim_rx.spectra import layer_spectrum
 
 __all__ = ["Facts", "make_report", "rows_of_plan"]
 
@@ -78,6 +82,7 @@ def make_report(
     model = facts.model
     found = environment()
     before, after = _operators(facts.original), None if model is None else _operators(model)
+    kept_ms = sum(unit.latency_ms for unit in units if not math.isnan(unit.latency_ms))
     return Report(
         model=facts.name,
         params=BeforeAfter(params(facts.original), None if model is None else params(model)),
@@ -95,7 +100,9 @@ def make_report(
         layers=[_row(unit, facts.chosen.get(unit.layer.name)) for unit in units]
         + [LayerRow(s.where, s.why.partition(":")[0], skipped=s.why) for s in skipped],
         passes=[_pass_row(entry) for entry in facts.journal],
-        ladder=[_rung(trial) for trial in sorted(trials, key=lambda trial: -trial.bytes)],
+        ladder=[
+            _rung(trial, facts, kept_ms) for trial in sorted(trials, key=lambda trial: -trial.bytes)
+        ],
         budget=facts.budget.to_dict(),
         target=facts.target,
         seed=facts.seed,
@@ -206,7 +213,22 @@ def _row(unit: Unit, choice: Choice | None) -> LayerRow:
         bytes_after=chosen.bytes,
         latency_before_ms=unit.latency_ms if measured else None,
         latency_after_ms=unit.latency_ms * chosen.relative_latency if measured else None,
+        spectrum=_spectrum(unit, chosen),
     )
+
+
+def _spectrum(unit: Unit, chosen: Choice) -> SpectrumRow | None:
+    """The spectrum of a layer that is cut to a rank; None of others, and of very large ones."""
+    ranks = [stage.options["rank"] for stage in chosen.stages if "rank" in stage.options]
+    layer = unit.layer
+    if not ranks or len(layer.weights) > 1 or layer.weight.shape is None:
+        return None
+    sides = layer.weight.shape.numpy()
+    if len(sides) < 2 or math.prod(sides[:-1]) > EXACT_SIDE < sides[-1]:
+        return None  # seconds for each: `inspect --spectra` draws them
+    spectrum = layer_spectrum(layer, unit.stats)
+    rank = int(ranks[0])
+    return spectrum_row(spectrum, rank if rank <= min(spectrum.shape) else None)
 
 
 def _why(unit: Unit, chosen: Choice) -> str:
@@ -240,15 +262,24 @@ def _pass_row(entry: JournalEntry) -> PassRow:
     )
 
 
-def _rung(trial: Trial) -> Rung:
+def _rung(trial: Trial, facts: Facts, kept_ms: float) -> Rung:
+    """One plan; `kept_ms` is what all layers take that it may treat, as they are."""
     verdict = trial.verdict
     predicted = None if trial.predicted is None else max(1.0 - trial.predicted, -1.0)
+    milliseconds = None
+    if facts.timing is not None and trial.predicted_ms is not None:
+        milliseconds = max(facts.timing[0].median_ms - kept_ms + trial.predicted_ms, 0.0)
+    cosine = predicted
+    if verdict is not None:
+        cosine = verdict.comparison.cosine("mean", facts.budget.outputs)
     return Rung(
         name=trial.name,
         bytes=trial.bytes,
-        cosine=verdict.comparison.cosine() if verdict is not None else predicted,
+        cosine=cosine,
         metric=verdict.metric[0].value if verdict is not None and verdict.metric else None,
         chosen=trial.chosen,
         passed=trial.passed,
         why=trial.why,
+        predicted=predicted,
+        predicted_ms=milliseconds,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import importlib.util
 import re
@@ -10,16 +11,21 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
+from onnxslim_rx.analysis import Spectrum, inspect_model
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.report import BeforeAfter, Latency, LayerRow, Report, Rung
+from onnxslim_rx.report import BeforeAfter, Latency, LayerRow, Report, Rung, SpectrumRow
 
 pytest.importorskip("jinja2", reason="the extra [report] is not installed")
 pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
 
-from onnxslim_rx.report.html import to_html
-from onnxslim_rx.report.plots import ladder_plot, layers_plot
+from onnxslim_rx.report.html import inspection_to_html, to_html
+from onnxslim_rx.report.plots import allocation_plot, kinds_of, ladder_plot, layers_plot
+from onnxslim_rx.report.spectrum_plots import PLOTS, need_plot, spectrum_plot
 from onnxslim_rx.report.verdict import full_ladder
 
 GOLDEN = Path(__file__).parent / "data" / "report_v1.json"
@@ -78,15 +84,20 @@ def test_the_page_asks_for_nothing_from_outside(report):
 
 
 def test_plots_do_not_reach_outside_themselves(report):
-    for plot in (ladder_plot(report), layers_plot(report.layers)):
+    spectra = [layer.spectrum for layer in report.layers if layer.spectrum]
+    drawn = [
+        ladder_plot(report), layers_plot(report.layers), allocation_plot(report.layers),
+        need_plot([(0.5, 0.1), (2.0, None), (None, 1e-6)]), *map(spectrum_plot, spectra),
+    ]  # fmt: skip
+    assert len(drawn) == 6
+    for plot in drawn:
         assert plot.startswith('<svg class="plot"')
         assert "<style" not in plot
         assert "font-family" not in plot
         assert not re.search(r"#0[1-9]0[1-9]0[1-9]", plot)  # stand-in colours are all replaced
         used = set(re.findall(r'(?:url\(#|href="#)([^)"]*)', plot))
         assert used == set(re.findall(r' id="([^"]*)"', plot))
-    plots = ladder_plot(report) + layers_plot(report.layers)
-    names = re.findall(r' id="([^"]*)"', plots)
+    names = re.findall(r' id="([^"]*)"', "".join(drawn))
     assert len(names) == len(set(names))
 
 
@@ -168,6 +179,85 @@ def test_a_missing_extra_is_one_clear_line(report, monkeypatch):
     )
     with pytest.raises(InputError, match=r"needs jinja2.*pip install 'onnxslim-rx\[report\]'"):
         to_html(report)
+
+
+def test_what_was_predicted_is_a_cross_and_what_was_measured_a_circle(report):
+    def marks(tested):
+        """Crosses and circles of a plan, beside one that was measured."""
+        report.ladder = [Rung("a", 5, None, 0.9, passed=False), tested]
+        plot = ladder_plot(report)
+        return plot.count("var(--second)") > 0, plot.count("var(--accent)") > 0
+
+    report.bytes = BeforeAfter(9, 5)
+    assert marks(Rung("b", 4, None, 0.98, passed=True)) == (False, True)
+    assert marks(Rung("b", 4, None, 0.98, passed=True, predicted=0.97)) == (True, True)
+    assert marks(Rung("b", 4, None, 0.98, predicted=0.98)) == (True, False)
+    assert marks(Rung("b", 4, None, 0.98)) == (False, True)  # of a report of older days
+
+
+def test_latency_is_predicted_where_it_was_not_measured(report):
+    report.ladder = [Rung("a", 5, None, 0.9, predicted_ms=7.0), Rung("b", 4, 3.0, 0.8)]
+    report.latency_ms = Latency(10.0, 3.0, 0.3)
+    assert ">latency<" in ladder_plot(report)
+    report.ladder[0].predicted_ms = report.ladder[1].latency_ms = None
+    assert ">latency<" not in ladder_plot(report)
+
+
+def test_the_allocation_tells_ways_of_treatment_apart():
+    def layer(stages, after):
+        return LayerRow("x", "MatMul", stages=stages, params_before=10, params_after=after)
+
+    gemm = layer(["factorize-gemm(rank=1)", "quantize-weights(bits=8)"], 4)
+    layers = [layer([], 10), gemm, gemm, layer(["quantize-weights(bits=8)"], 10)]
+    assert kinds_of(layers) == {"kept": 0, "factorize-gemm": 1, "quantize-weights": 2}
+    assert "var(--kind1)" in allocation_plot(layers)
+    assert allocation_plot(layers[:1] + layers[3:]) == ""  # nothing has fewer parameters
+    many = [layer([f"pass{n}"], 5) for n in range(9)]
+    assert max(kinds_of(many).values()) == 6
+    assert "kept" not in kinds_of(many)
+
+
+def test_spectra_of_any_length_can_be_drawn():
+    row = SpectrumRow([3, 3], 1, None, [0, 1, 2, 3], [0.0, 0.5, 1.0, 1.0])
+    assert "<svg" in spectrum_plot(row)
+    assert spectrum_plot(SpectrumRow([3, 3], 1)) == ""
+    assert "<svg" in spectrum_plot(SpectrumRow([1, 9], 0, None, [0, 1], [0.0, 1.0], [0.0, 1.0]))
+    assert need_plot([(0.5, None)]) == need_plot([(None, None)] * 3) == ""
+
+
+def test_only_so_many_spectra_are_drawn(report):
+    report.layers = [report.layers[1]] * (PLOTS + 2)
+    text = to_html(report)
+    assert text.count("<figure>") == PLOTS
+    assert "2 more are in the JSON report" in text
+
+
+@pytest.fixture
+def inspection():
+    rising = np.linspace(0.0, 1.0, 201)
+    spectra = (
+        Spectrum(HOSTILE, "MatMul", (200, 300), 1, 240_000, rising**0.01, rising**0.001),
+        Spectrum("v", "Conv", (300, 200), 1, 240_000, rising, note="not whitened: " + HOSTILE),
+        Spectrum("w", "Conv", (300, 200), 2, 480_000, None, note="the weight has NaN"),
+    )
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) { y = Neg(x) }'
+    )
+    return dataclasses.replace(inspect_model(ir.from_proto(proto)), spectra=spectra)
+
+
+def test_the_page_of_an_inspection(inspection, browser, tmp_path):
+    page = inspection_to_html("folder/<b>.onnx", inspection)
+    document, log = opened(browser, page, tmp_path)
+    assert log == ""
+    assert column(document, "layers", 1) == [HOSTILE, "v", "w"]
+    assert column(document, "layers", -2) == ["yes", "no", "no"]
+    assert page.count("<figure>") == 2
+    assert "keep 99 % of the outputs&#39; energy are smaller for 1 of 3 weights" in page
+    assert Page(page).tags.count("script") == 1
+    empty = inspection_to_html("m.onnx", dataclasses.replace(inspection, spectra=()))
+    assert "<svg" not in empty
+    assert "What the model holds" in empty
 
 
 @pytest.fixture(scope="session")

@@ -81,12 +81,15 @@ class Spectrum:
         kept = self.whitened if whitened else self.plain
         return None if kept is None else _rank(kept, share, min(self.shape))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Lists, numbers and strings, with at most 64 points of each curve."""
-        known = max(
-            (len(kept) for kept in (self.plain, self.whitened) if kept is not None), default=1
-        )
-        ranks = ranks_to_show(known - 1, (self.break_even,))
+    def to_dict(self, also: tuple[int, ...] = ()) -> dict[str, Any]:
+        """Lists, numbers and strings, with at most 64 points of each curve.
+
+        Args:
+            also: ranks that must be among the points, beside 0, break-even and the last one.
+        """
+        curves = [kept for kept in (self.plain, self.whitened) if kept is not None]
+        known = max((len(kept) - 1 for kept in curves), default=0)
+        ranks = ranks_to_show(known, (self.break_even, *also))
         ranked = {
             f"{name}rank{label}": self.rank(share, whitened=bool(name))
             for name in ("", "whitened_")

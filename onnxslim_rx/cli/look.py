@@ -15,17 +15,40 @@ __all__ = ["bench", "compare", "inspect"]
 
 
 def inspect(args: argparse.Namespace) -> int:
-    """Show what each layer holds and costs."""
-    check_outputs({"--json": args.json}, {"MODEL": args.model, "--calibration": args.calibration})
+    """Show what each layer holds and costs, and its spectra."""
+    inputs = {"MODEL": args.model, "--calibration": args.calibration}
+    check_outputs({"--json": args.json, "--html": args.html}, inputs)
+    if args.html:
+        from onnxslim_rx.report.html import require_html
+
+        require_html()
     from onnxslim_rx import api
 
     with _bars(args):
-        table = api.inspect(args.model, calibration=args.calibration).to_dict()
+        found = api.inspect(
+            args.model,
+            calibration=args.calibration,
+            spectra=args.spectra,
+            memory_bytes=args.calibration_memory,
+        )
+    table = found.to_dict()
+    if args.html:
+        from onnxslim_rx.ir import write_text
+        from onnxslim_rx.report.html import inspection_to_html
+
+        write_text(args.html, inspection_to_html(args.model, found))
 
     def draw(console: Console) -> None:
+        from onnxslim_rx.report.spectra import print_spectra
+        from onnxslim_rx.report.tables import show_line
         from onnxslim_rx.report.views import print_inspection
 
         print_inspection(console, table, top=args.top)
+        if args.spectra:
+            console.print()
+            print_spectra(console, found.spectra, top=args.top)
+        if args.html:
+            show_line(console, f"wrote {args.html}")
 
     show(args, table, draw)
     return 0

@@ -14,6 +14,7 @@ __all__ = [
     "add_budget",
     "add_calibration",
     "add_clean",
+    "add_memory",
     "add_output",
     "add_preset",
     "add_profile",
@@ -103,11 +104,12 @@ def add_search(parser: Parser) -> argparse._ArgumentGroup:
         help="keep what calibration measures here, up to 20 GiB: the same run again need not"
         " measure it, and a run that was killed goes on (default: keep nothing)",
     )  # fmt: skip
-    _add_memory(group)
+    add_memory(group)
     return group
 
 
-def _add_memory(group: argparse._ActionsContainer) -> None:
+def add_memory(group: argparse._ActionsContainer) -> None:
+    """What calibration may take."""
     group.add_argument(
         "--calibration-memory", metavar="BYTES", type=values.size,
         help="what measurements and weights may take in memory during calibration, such as 500MB;"

@@ -11,6 +11,7 @@ from onnxslim_rx.cli.options import (
     add_budget,
     add_calibration,
     add_clean,
+    add_memory,
     add_output,
     add_preset,
     add_profile,
@@ -156,16 +157,27 @@ def _add_inspect(verbs: _Verbs[Parser]) -> None:
         "MODEL",
         "show parameters, operations and bytes of each layer",
         "Show each layer of MODEL with its parameters, multiply-adds and bytes, and whether it\n"
-        "can be compressed or why it cannot.",
-        f"  {PROG} inspect model.onnx\n  {PROG} inspect model.onnx --json - | jq .totals",
+        "can be compressed or why it cannot.\n\n"
+        "With --spectra also which rank keeps how much of each weight and, with your data, of\n"
+        "what the layer puts out: where that rank is below break-even, low rank pays.",
+        f"  {PROG} inspect model.onnx\n  {PROG} inspect model.onnx --json - | jq .totals\n"
+        f"  {PROG} inspect model.onnx --spectra --calibration samples.npz --html spectra.html",
     )
     _model(parser)
     add_calibration(parser)
+    add_memory(parser)
+    parser.add_argument(
+        "--spectra", action="store_true",
+        help="singular values: the rank that keeps 90, 99 and 99.9 %% of each weight's energy",
+    )  # fmt: skip
     parser.add_argument(
         "--top", metavar="N", type=values.natural, default=20,
         help="list the N largest layers; 0: all of them (default: 20)",
     )  # fmt: skip
-    add_output(parser)
+    output = add_output(parser)
+    output.add_argument(
+        "--html", metavar="FILE.html", help="write what is shown, and plots of spectra, as a page"
+    )
 
 
 def _add_compare(verbs: _Verbs[Parser]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxslim_rx.report.curves import SpectrumRow
 from onnxslim_rx.report.model import (
     SCHEMA_VERSION,
     BeforeAfter,
@@ -28,4 +29,5 @@ __all__ = [
     "Quality",
     "Report",
     "Rung",
+    "SpectrumRow",
 ]

@@ -14,6 +14,7 @@ from typing import Any
 
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.report.codec import decode, encode
+from onnxslim_rx.report.curves import SpectrumRow
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -27,6 +28,7 @@ __all__ = [
     "Quality",
     "Report",
     "Rung",
+    "SpectrumRow",
 ]
 
 SCHEMA_VERSION = 1
@@ -119,6 +121,7 @@ class LayerRow:
         bytes_before, bytes_after: size of the weights as stored, bytes.
         latency_before_ms, latency_after_ms: of the layer alone, ms.
         skipped: why the layer could not be treated; None where it could.
+        spectrum: of a layer that was factorized; None for all others and where it was not computed.
     """
 
     name: str
@@ -134,6 +137,7 @@ class LayerRow:
     latency_before_ms: float | None = None
     latency_after_ms: float | None = None
     skipped: str | None = None
+    spectrum: SpectrumRow | None = None
 
     @property
     def changed(self) -> bool:
@@ -183,12 +187,14 @@ class Rung:
     Args:
         name: short, such as "int8 on 37 layers, rank on 4".
         bytes: size of the model under this plan, bytes.
-        latency_ms: measured or modelled, ms.
-        cosine: measured on the split that selects.
+        latency_ms: measured, ms.
+        cosine: measured on the split that selects; of a plan that was not tried, the predicted one.
         metric: the user's metric.
         chosen: whether this plan was carried out; at most one rung.
         passed: whether it kept the budget; None where it was not tried.
         why: one clause.
+        predicted: cosine that was predicted before any measurement of the plan.
+        predicted_ms: latency of the whole model as the timings of single layers predict it, ms.
     """
 
     name: str
@@ -199,6 +205,8 @@ class Rung:
     chosen: bool = False
     passed: bool | None = None
     why: str = ""
+    predicted: float | None = None
+    predicted_ms: float | None = None
 
 
 @dataclasses.dataclass

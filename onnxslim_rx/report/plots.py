@@ -1,53 +1,24 @@
-"""Plots of the HTML page, as SVG text that takes its colours from the page.
-
-Matplotlib draws with fixed stand-in colours, which are then replaced by variables of the page's
-style sheet, so that one drawing serves light, dark and paper. No text from a model enters a
-drawing: rungs are numbered, layers stand in graph order.
-"""
+"""Plots of a run: the plans that were tried, and what became of each layer."""
 
 from __future__ import annotations
 
-import io
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from onnxslim_rx.report.drawing import AFTER, BEFORE, INK, KINDS, MISS, SECOND, draw_svg
 from onnxslim_rx.report.model import LayerRow, Report, Rung
 from onnxslim_rx.report.text import bytes_text, ms_text
-from onnxslim_rx.report.verdict import full_ladder
+from onnxslim_rx.report.verdict import full_ladder, is_tried
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ladder_plot", "layers_plot"]
+__all__ = ["allocation_plot", "kinds_of", "ladder_plot", "layers_plot"]
 
-_INK, _FAINT, _BEFORE, _AFTER, _MISS = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {
-    _INK: "var(--soft)",
-    _FAINT: "var(--line)",
-    _BEFORE: "var(--before)",
-    _AFTER: "var(--accent)",
-    _MISS: "var(--bad)",
-}
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text, in the page's font
-    "text.parse_math": False,
-    "font.size": 11,
-    "text.color": _INK,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-}
 _WORST, _BEST = 0.5, 1e-6
 """Range of `1 - cosine` that a plot shows; what lies outside is drawn on its edge."""
 
@@ -55,27 +26,41 @@ _WORST, _BEST = 0.5, 1e-6
 def ladder_plot(report: Report) -> str:
     """Quality against size and, where it is known, against latency; one point for each plan.
 
+    Circles are measured, crosses are what was predicted; a line joins the two of one plan. Of a
+    plan whose latency was not measured, the predicted one places both.
+
     Returns:
         An `<svg>` element; empty where fewer than two points have a cosine.
     """
     rungs = [(n, rung) for n, rung in enumerate(full_ladder(report)) if rung.cosine is not None]
     if len(rungs) < 2:
         return ""
-    timed = [(n, rung) for n, rung in rungs if rung.latency_ms is not None]
-    panels = 2 if len({rung.latency_ms for _, rung in timed}) > 1 else 1
+    times = [_milliseconds(rung) for _, rung in rungs]
+    timed = [place for place, ms in enumerate(times) if ms is not None]
+    panels = 2 if len({times[place] for place in timed}) > 1 else 1
     limit = report.budget.get("min_cosine")
 
     def draw(figure: Figure) -> None:
         axes: Sequence[Axes] = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
-        _draw_ladder(axes[0], rungs, [rung.bytes for _, rung in rungs], limit)
+        sizes = [float(rung.bytes) for _, rung in rungs]
+        _draw_ladder(axes[0], rungs, sizes, sizes, limit)
         _label(axes[0], "size", bytes_text)
         axes[0].set_ylabel("cosine")
         if panels == 2:
-            times = [rung.latency_ms or 0.0 for _, rung in timed]
-            _draw_ladder(axes[1], timed, times, limit)
+            shown = [rungs[place] for place in timed]
+            costs = [times[place] or 0.0 for place in timed]
+            predicted = [
+                rung.predicted_ms or ms for (_, rung), ms in zip(shown, costs, strict=True)
+            ]
+            _draw_ladder(axes[1], shown, costs, predicted, limit)
             _label(axes[1], "latency", ms_text)
 
-    return _svg((11.6, 3.7), draw, "Quality against size and latency of the plans tried", "ladder")
+    title = "Quality against size and latency of the plans tried"
+    return draw_svg((11.6, 3.7), draw, title, "ladder")
+
+
+def _milliseconds(rung: Rung) -> float | None:
+    return rung.predicted_ms if rung.latency_ms is None else rung.latency_ms
 
 
 def _label(axes: Axes, name: str, text: Callable[[float], str]) -> None:
@@ -94,25 +79,34 @@ def _gap(cosine: float) -> float:
 
 
 def _draw_ladder(
-    axes: Axes, rungs: Sequence[tuple[int, Rung]], costs: Sequence[float], limit: float | None
+    axes: Axes,
+    rungs: Sequence[tuple[int, Rung]],
+    costs: Sequence[float],
+    predicted_costs: Sequence[float],
+    limit: float | None,
 ) -> None:
-    gaps = [_gap(rung.cosine or 0.0) for _, rung in rungs]
     axes.set_yscale("log")
     axes.invert_yaxis()  # up is better
-    line = sorted(zip(costs, gaps, strict=True))
-    xs, ys = [cost for cost, _ in line], [gap for _, gap in line]
-    axes.plot(xs, ys, color=_BEFORE, linewidth=1.2, zorder=1)
-    for (number, rung), cost, gap in zip(rungs, costs, gaps, strict=True):
-        colour = _MISS if rung.passed is False else _AFTER if number else _INK
-        axes.plot(
-            [cost], [gap], marker="o", color=colour, markersize=11 if rung.chosen else 7,
-            markerfacecolor=colour if rung.chosen else "none", markeredgewidth=1.8, zorder=2,
-        )  # fmt: skip
-        axes.annotate(
-            str(number), (cost, gap), textcoords="offset points", xytext=(9, 4), fontsize=10
-        )
+    gaps = [_gap(rung.cosine or 0.0) for _, rung in rungs]
+    for (number, rung), cost, gap, foreseen in zip(
+        rungs, costs, gaps, predicted_costs, strict=True
+    ):
+        at = (cost, gap)
+        if rung.predicted is not None:
+            cross = (foreseen, _gap(rung.predicted))
+            axes.plot(*cross, "x", color=SECOND, markersize=6, zorder=3)
+            at = at if is_tried(rung) else cross
+            axes.plot(*zip(at, cross, strict=True), color=BEFORE, linewidth=1, zorder=1)
+        if is_tried(rung):
+            colour = MISS if rung.passed is False else AFTER if number else INK
+            axes.plot(
+                *at, "o", color=colour, markersize=11 if rung.chosen else 7,
+                markerfacecolor=colour if rung.chosen else "none", markeredgewidth=1.8, zorder=2,
+            )  # fmt: skip
+        axes.annotate(str(number), at, textcoords="offset points", xytext=(9, 4), fontsize=10)
     if limit is not None and limit < 1:
-        axes.axhline(_gap(limit), color=_MISS, linewidth=1.2, linestyle="--", zorder=0)
+        axes.axhline(_gap(limit), color=MISS, linewidth=1.2, linestyle="--", zorder=0)
+    gaps += [_gap(rung.predicted) for _, rung in rungs if rung.predicted is not None]
     low, high = min([*gaps, _gap(limit or 1)]), max([*gaps, _gap(limit or 1)])
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     axes.set_ylim(high * 2.2, low / 2.2)
@@ -147,8 +141,8 @@ def layers_plot(layers: Sequence[LayerRow]) -> str:
 
         axes = figure.subplots()
         width = 0.85 if len(sizes) <= 150 else 1.0
-        axes.bar(list(sized), [before for before, _ in sizes], width, color=_BEFORE, label="before")
-        axes.bar(list(sized), [after for _, after in sizes], width, color=_AFTER, label="after")
+        axes.bar(list(sized), [before for before, _ in sizes], width, color=BEFORE, label="before")
+        axes.bar(list(sized), [after for _, after in sizes], width, color=AFTER, label="after")
         note = ""
         if max(map(max, sizes)) > 50 * sorted(max(pair) for pair in sizes)[len(sizes) // 2]:
             axes.set_yscale("symlog", linthresh=1e4)
@@ -162,29 +156,62 @@ def layers_plot(layers: Sequence[LayerRow]) -> str:
         axes.set_axisbelow(True)
         axes.legend(ncols=2, loc="upper right")
 
-    return _svg((11.6, 3.0), draw, "Bytes of each layer before and after", "layers")
+    return draw_svg((11.6, 3.0), draw, "Bytes of each layer before and after", "layers")
 
 
-def _svg(size: tuple[float, float], draw: Callable[[Figure], None], title: str, salt: str) -> str:
-    import matplotlib  # heavy, and an optional extra
-    from matplotlib.figure import Figure
-
-    style: Any = {**_STYLE, "svg.hashsalt": salt}  # the salt makes names of parts repeatable
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _for_page(buffer.getvalue(), title)
+KEPT = "kept"
 
 
-def _for_page(text: str, title: str) -> str:
-    """An SVG file as an element of a page: its own size, styles and names would reach outside."""
-    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r"font-family: [^;]*; ?", "", text)
-    text = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", text)  # m..., p...: used by reference
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, variable)
-    box = re.search(r'viewBox="[^"]*"', text)
-    head = f'<svg class="plot" role="img" aria-label="{title}" {box.group() if box else ""}>'
-    return re.sub(r"<svg[^>]*>", head, text, count=1).replace("xlink:href", "href")
+def kinds_of(layers: Sequence[LayerRow]) -> dict[str, int]:
+    """Number, from 1, of the colour of each way in which layers were treated; 0: kept.
+
+    A way is the pass of the first stage; the rarest beyond six share the last number.
+    """
+    counts = Counter(_kind(layer) for layer in layers if layer.changed)
+    ranked = [kind for kind, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    kept = {KEPT: 0} if any(not layer.changed for layer in layers) else {}
+    return kept | {kind: min(place, len(KINDS)) for place, kind in enumerate(ranked, 1)}
+
+
+def _kind(layer: LayerRow) -> str:
+    return layer.stages[0].partition("(")[0] if layer.stages else KEPT
+
+
+def allocation_plot(layers: Sequence[LayerRow]) -> str:
+    """Share of its parameters that each layer keeps, in graph order, coloured by `kinds_of`.
+
+    Returns:
+        An `<svg>` element; empty where fewer than two layers have counts, or no layer has fewer
+        parameters than before.
+    """
+    shares = {
+        place: (layer.params_after / layer.params_before, _kind(layer))
+        for place, layer in enumerate(layers, 1)
+        if layer.params_before and layer.params_after is not None
+    }
+    if len(shares) < 2 or all(share >= 1.0 for share, _ in shares.values()):
+        return ""
+    numbers = kinds_of(layers)
+    colours = (BEFORE, *KINDS)
+
+    def draw(figure: Figure) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        axes = figure.subplots()
+        axes.bar(
+            list(shares), [share for share, _ in shares.values()],
+            0.85 if len(shares) <= 150 else 1.0,
+            color=[colours[numbers[kind]] for _, kind in shares.values()],
+        )  # fmt: skip
+        axes.axhline(1.0, color=INK, linewidth=1)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}".replace("%", " %"))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("layer, in graph order")
+        axes.set_ylabel("parameters kept")
+        axes.margins(x=0.01)
+        axes.grid(True, axis="y")
+        axes.set_axisbelow(True)
+
+    return draw_svg(
+        (11.6, 2.6), draw, "Share of each layer's parameters that is kept", "allocation"
+    )

@@ -17,7 +17,7 @@ from onnxslim_rx.report.text import (
     size_change,
 )
 
-__all__ = ["Promise", "full_ladder", "headline", "promises", "why_nothing"]
+__all__ = ["Promise", "full_ladder", "headline", "is_tried", "promises", "why_nothing"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +109,11 @@ def full_ladder(report: Report) -> list[Rung]:
     metric = report.quality.metric.before if report.quality.metric else None
     latency = report.latency_ms.before
     return [Rung("original model", report.bytes.before, latency, 1.0, metric), *rungs]
+
+
+def is_tried(rung: Rung) -> bool:
+    """Whether the plan was built and measured, not only predicted."""
+    return rung.passed is not None or rung.predicted is None
 
 
 def why_nothing(report: Report, most: int = 5) -> list[tuple[str, int]]:
