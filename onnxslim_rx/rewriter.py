@@ -9,7 +9,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from onnxslim_rx.ir import bodies, graphs, is_overridable, mark, nodes
+from onnxslim_rx.ir import bodies, graphs, is_overridable, mark, nodes, spooled
 
 __all__ = ["Editor", "Emitted", "drop_initializer", "remove"]
 
@@ -75,7 +75,12 @@ class Editor:
         return value
 
     def adopt(self, graph: ir.Graph, value: ir.Value) -> None:
-        """Give `graph` a constant that belongs to none; see `constant`."""
+        """Give `graph` a constant that belongs to none; see `constant`.
+
+        Large ones of large models go to a temporary file at once.
+        """
+        if value.const_value is not None:
+            value.const_value = spooled(self.model, value.const_value)
         if self.model.ir_version >= _FIRST_FREE_INITIALIZERS and graph not in self._bodies:
             graph.register_initializer(value)
             return

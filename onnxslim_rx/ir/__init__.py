@@ -11,6 +11,7 @@ from onnxslim_rx.ir.load import load
 from onnxslim_rx.ir.mapped import MappedTensor
 from onnxslim_rx.ir.save import save
 from onnxslim_rx.ir.serial import digest, serialize, size_bytes
+from onnxslim_rx.ir.spool import SpooledTensor, is_large, spooled
 from onnxslim_rx.ir.walk import (
     bodies,
     clone,
@@ -29,12 +30,14 @@ __all__ = [
     "Kind",
     "MappedTensor",
     "ModelLike",
+    "SpooledTensor",
     "bodies",
     "clone",
     "constant",
     "digest",
     "graphs",
     "graphs_in",
+    "is_large",
     "is_overridable",
     "kind_of",
     "load",
@@ -45,6 +48,7 @@ __all__ = [
     "save",
     "serialize",
     "size_bytes",
+    "spooled",
     "tensors",
     "to_kind",
     "write_text",

@@ -18,14 +18,17 @@ from onnxslim_rx.ir.invalid import DAMAGED, invalid
 from onnxslim_rx.ir.kinds import ModelLike, graphsurgeon, kind_of
 from onnxslim_rx.ir.mapped import Bytes, MappedTensor, map_file
 from onnxslim_rx.ir.serial import skeleton
+from onnxslim_rx.ir.spool import Spool, is_large
 from onnxslim_rx.ir.tensors import check_tensors, find_data
-from onnxslim_rx.ir.walk import SOURCES, clone, nodes, replace_tensors, seal, tensors
+from onnxslim_rx.ir.walk import SOURCES, SPOOL, clone, nodes, replace_tensors, seal, tensors
 
 __all__ = ["load"]
 
 
 def load(model: ModelLike) -> onnx_ir.Model:
     """A new, checked model; external data stays in its files and is paged in on access.
+
+    Of large models (`spool.LARGE_BYTES`) all that is in memory goes to temporary files as well.
 
     Args:
         model: a path, an `onnx.ModelProto`, an `onnx_ir.Model` or an onnx-graphsurgeon graph; it
@@ -39,15 +42,23 @@ def load(model: ModelLike) -> onnx_ir.Model:
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
         with _one_line(str(path)):
-            return _from_path(path)
+            return _mapped(_from_path(path))
     with _one_line(f"the {type(model).__name__}"):
         if isinstance(model, onnx_ir.Model):
-            return _from_ir(model)
+            return _mapped(_from_ir(model))
         if kind == "graphsurgeon":
-            return _from_proto(graphsurgeon().export_onnx(model), None)
+            return _mapped(_from_proto(graphsurgeon().export_onnx(model), None))
         copy = onnx.ModelProto()
         copy.CopyFrom(model)  # tensors of the result are views of the protobuf
-        return _from_proto(copy, None)
+        return _mapped(_from_proto(copy, None))
+
+
+def _mapped(model: onnx_ir.Model) -> onnx_ir.Model:
+    """`model`; where it is large, what it holds in memory goes to temporary files."""
+    if is_large(model):
+        spool = model.meta.setdefault(SPOOL, Spool())
+        replace_tensors(model, spool.keep)
+    return model
 
 
 @contextlib.contextmanager

@@ -12,8 +12,6 @@ import onnx_ir
 
 __all__ = ["Bytes", "MappedTensor", "map_file", "release"]
 
-_CHUNK = 8 << 20
-
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
@@ -68,7 +66,9 @@ class MappedTensor(onnx_ir.ExternalTensor):
         )
         self._data = data
 
-    def _bytes(self) -> Bytes:
+    @property
+    def content(self) -> Bytes:
+        """The bytes as stored, in the map."""
         start = self.offset or 0
         return self._data[start : start + self.nbytes]
 
@@ -79,9 +79,9 @@ class MappedTensor(onnx_ir.ExternalTensor):
         of their type may lie.
         """
         if self.dtype.bitwidth < 8:
-            return onnx_ir.PackedTensor(self._bytes(), self.dtype, shape=self.shape).numpy()
+            return onnx_ir.PackedTensor(self.content, self.dtype, shape=self.shape).numpy()
         little_endian = np.dtype(self.dtype.numpy()).newbyteorder("<")
-        values: Array = self._bytes().view(little_endian).reshape(self.shape.numpy())
+        values: Array = self.content.view(little_endian).reshape(self.shape.numpy())
         return np.require(values, requirements="A")
 
     def __array__(self, dtype: Any = None) -> Array:
@@ -89,14 +89,7 @@ class MappedTensor(onnx_ir.ExternalTensor):
 
     def tobytes(self) -> bytes:
         """The bytes as stored (a copy)."""
-        return self._bytes().tobytes()
-
-    def tofile(self, file: Any) -> None:
-        """Write the bytes as stored to a binary file; they take no memory for longer than that."""
-        data = self._bytes()
-        for start in range(0, len(data), _CHUNK):
-            file.write(data[start : start + _CHUNK])
-            release(data[start : start + _CHUNK])
+        return self.content.tobytes()
 
     def release(self) -> None:
         """Do nothing: the map is shared, and closed with its last user."""

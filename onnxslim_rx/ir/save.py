@@ -10,7 +10,8 @@ import onnx_ir
 
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir.atomic import complete_files
-from onnxslim_rx.ir.mapped import MappedTensor
+from onnxslim_rx.ir.content import chunks
+from onnxslim_rx.ir.mapped import release
 from onnxslim_rx.ir.serial import has_external_data, needs_external_data, place, serialize
 from onnxslim_rx.ir.walk import SOURCES, tensors
 from onnxslim_rx.progress import task
@@ -64,10 +65,9 @@ def save(
         advance(len(content))
         for offset, tensor in placements:
             data.seek(offset)
-            if isinstance(tensor, MappedTensor):
-                tensor.tofile(data)
-            else:
-                data.write(tensor.tobytes())
+            for chunk in chunks(tensor):
+                data.write(chunk.data)
+                release(chunk)  # what lies in a mapped file takes memory no longer than needed
             advance(tensor.nbytes)
 
 

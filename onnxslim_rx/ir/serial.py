@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 import onnx_ir
 
 from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir.content import chunks
 from onnxslim_rx.ir.files import PROTOBUF_LIMIT
 from onnxslim_rx.ir.held import restore_types
 from onnxslim_rx.ir.names import bodies
-from onnxslim_rx.ir.walk import clone, replace_tensors, tensors
+from onnxslim_rx.ir.spool import SpooledTensor
+from onnxslim_rx.ir.walk import SOURCES, clone, replace_tensors, tensors
 
 __all__ = [
     "EXTERNAL_ABOVE",
@@ -74,7 +77,9 @@ def skeleton(model: onnx_ir.Model) -> onnx.ModelProto:
 
 
 def has_external_data(model: onnx_ir.Model) -> bool:
-    """Whether some tensor of the model lies in an external data file."""
+    """Whether some tensor of the model lies in an external data file, or did when it came."""
+    if len(model.meta.get(SOURCES, ())) > 1:
+        return True
     return any(isinstance(tensor, onnx_ir.ExternalTensor) for tensor in tensors(model))
 
 
@@ -108,10 +113,51 @@ def place(model: onnx_ir.Model, location: str) -> tuple[onnx.ModelProto, list[Pl
 def size_bytes(model: onnx_ir.Model) -> int:
     """Bytes of the model's file and its external data file, if it were saved now."""
     if not (has_external_data(model) or needs_external_data(model)):
-        return int(to_proto(model).ByteSize())
+        return _inline_bytes(model)
     proto, placements = place(model, "model.onnx.data")
     end = max((offset + tensor.nbytes for offset, tensor in placements), default=0)
     return int(proto.ByteSize()) + end
+
+
+def _inline_bytes(model: onnx_ir.Model) -> int:
+    """Bytes of the model with all data inside, found without putting it there.
+
+    Every message and every piece of data stands behind its length, which is as long as it needs
+    to be. So the size of a model without the data of its initializers gives that with them.
+    """
+    spooled = {
+        str(value.name): value.const_value
+        for value in model.graph.initializers.values()
+        if isinstance(value.const_value, SpooledTensor)
+    }
+    left_out = {id(tensor) for tensor in spooled.values()}
+    proto = _with_tensors(model, lambda t: _empty(t) if id(t) in left_out else _inline(t))
+    more = 0
+    for tensor in proto.graph.initializer:
+        if tensor.name in spooled:
+            content = spooled[tensor.name].nbytes
+            more += _growth(tensor.ByteSize(), _growth(0, content))
+    return int(proto.ByteSize()) + _growth(proto.graph.ByteSize(), more)
+
+
+def _growth(size: int, more: int) -> int:
+    """By how much a field of `size` bytes and its length grow when it gets `more`."""
+    return more + _varint_bytes(size + more) - _varint_bytes(size)
+
+
+def _varint_bytes(number: int) -> int:
+    return max(1, -(-number.bit_length() // 7))
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    return onnx_ir.Tensor(
+        np.empty(0, tensor.dtype.numpy()),
+        tensor.dtype,
+        shape=onnx_ir.Shape(tensor.shape.numpy()),
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
 
 
 def digest(model: onnx_ir.Model) -> str:
@@ -126,7 +172,10 @@ def digest(model: onnx_ir.Model) -> str:
         if tensor.dtype == onnx_ir.DataType.STRING:
             return tensor
         if id(tensor) not in known:
-            known[id(tensor)] = hashlib.sha256(tensor.tobytes()).hexdigest()
+            found = hashlib.sha256()
+            for chunk in chunks(tensor):
+                found.update(chunk.data)
+            known[id(tensor)] = found.hexdigest()
         return _stub(tensor, known[id(tensor)], None)
 
     proto = _with_tensors(model, refer)

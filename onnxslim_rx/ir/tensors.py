@@ -13,7 +13,7 @@ import onnx_ir
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir.invalid import DAMAGED
 
-__all__ = ["check_tensors", "find_data", "tensor_protos"]
+__all__ = ["check_tensors", "data_bytes", "find_data", "tensor_protos"]
 
 # where TensorProto holds values that are not raw bytes; "int32_data" for all other types
 _FIELDS = {
@@ -57,7 +57,7 @@ def check_tensors(model: onnx.ModelProto, path: Path | None) -> None:
     sizes: dict[str, int] = {}
     for part in (model.graph, *model.functions):
         for tensor in tensor_protos(part):
-            size = _data_bytes(tensor)
+            size = data_bytes(tensor)
             if tensor.data_location != onnx.TensorProto.EXTERNAL:
                 _check_inside(tensor, size)
             elif path is None:
@@ -74,7 +74,7 @@ def _shape(tensor: onnx.TensorProto) -> str:
     return "x".join(map(str, tensor.dims)) or "scalar"
 
 
-def _data_bytes(tensor: onnx.TensorProto) -> int:
+def data_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes of data that type and shape ask for; the number of elements for strings."""
     try:
         dtype = onnx_ir.DataType(tensor.data_type)

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import onnx_ir
 
 __all__ = [
+    "FOLDED",
     "MARK",
     "SOURCES",
+    "SPOOL",
     "bodies",
     "clone",
     "constant",
@@ -41,11 +43,18 @@ MARK = "rx.by"
 SOURCES = "rx.sources"
 """Key in `model.meta`: the files that the model was loaded from, which are never written."""
 
+SPOOL = "rx.spool"
+"""Key in `model.meta` of large models: where new tensors are kept; copies of the model share it."""
+
+FOLDED = "rx.folded"
+"""Key in `model.meta`: what a session computed from constants alone; copies start without."""
+
 
 def clone(model: onnx_ir.Model) -> onnx_ir.Model:
     """A copy with new graphs, nodes and values; the tensors are shared."""
     copy = model.clone()
     copy.meta.update(model.meta)
+    copy.meta.pop(FOLDED, None)
     return copy
 
 

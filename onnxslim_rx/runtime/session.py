@@ -12,7 +12,10 @@ import onnx_ir as ir
 import onnxruntime
 
 from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir import is_large
 from onnxslim_rx.runtime.bits import needs_bits, share, to_numpy
+from onnxslim_rx.runtime.folding import folded
+from onnxslim_rx.runtime.frugal import large_model_in, set_frugal
 from onnxslim_rx.runtime.messages import explain
 from onnxslim_rx.runtime.specs import TensorSpec, check_feeds, numpy_dtype
 from onnxslim_rx.runtime.weights import Detached, detach
@@ -36,7 +39,8 @@ def set_default_threads(threads: int | None) -> None:
 class Runner:
     """A model in a session of ONNX Runtime on the CPU; call it with inputs, get outputs.
 
-    Weights of an `onnx_ir.Model` are shared with the session, not copied, whatever their size.
+    Weights of an `onnx_ir.Model` are shared with the session, not copied, whatever their size. Of
+    large models (see `ir.is_large`) onnxruntime makes no packed or folded copies either.
 
     Args:
         model: a path, a serialised model, or a model in memory (left as it is).
@@ -52,6 +56,7 @@ class Runner:
         inputs: what must be given, by name.
         overridable: weights that may be given, too: initializers that are also graph inputs.
         outputs: what comes back, by name.
+        frugal: whether the model is large, and weights are not packed for speed.
 
     Raises:
         InputError: onnxruntime cannot load the model, or an output does not exist.
@@ -74,15 +79,20 @@ class Runner:
         options.intra_op_num_threads = threads or _default_threads or 0
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if isinstance(model, (str, os.PathLike)):
+            model = large_model_in(model) or model
+        self.frugal = isinstance(model, ir.Model) and is_large(model)
+        unwanted = set_frugal(options) if self.frugal else []
         try:
             for library in libraries:
                 options.register_custom_ops_library(os.fspath(library))
             if isinstance(model, ir.Model):
-                source: str | bytes = self._share_weights(detach(model), options)
+                whole = folded(model, Runner) if self.frugal and optimize else model
+                source: str | bytes = self._share_weights(detach(whole), options)
             else:
                 source = model if isinstance(model, bytes) else os.fspath(model)
             self._session = onnxruntime.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
+                source, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
             )
         except InputError:
             raise

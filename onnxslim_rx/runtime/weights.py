@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.ir import MappedTensor, clone, tensors
+from onnxslim_rx.ir import MappedTensor, SpooledTensor, clone, tensors
 from onnxslim_rx.ir.held import restore_types
 from onnxslim_rx.ir.walk import replace_tensors
 from onnxslim_rx.runtime.environment import version
@@ -32,7 +33,7 @@ class Detached:
     Args:
         content: the rest, serialised.
         shared: weights that are in memory, C-contiguous, by name.
-        folder: of the files that hold other weights, or "".
+        folder: that all files lie in or below which hold other weights, or "".
     """
 
     content: bytes
@@ -56,15 +57,20 @@ def detach(model: ir.Model) -> Detached:
             continue
         if not (value.uses() or value.is_graph_output()):
             continue  # onnxruntime drops what nobody reads, and then misses it when it is shared
-        if not (folder and isinstance(tensor, MappedTensor) and _home(tensor) == folder):
+        place = _place(tensor)
+        if folder and place is not None:
+            home, file, offset = place
+            location = os.path.relpath(os.path.join(home, file), folder)  # noqa: PTH118  hot
+        else:
             if tensor.dtype.bitwidth < 8:  # numpy holds one element a byte, onnxruntime two
                 continue
             shared[name] = np.ascontiguousarray(tensor.numpy())
-            value.const_value = tensor = ir.ExternalTensor(
-                "shared", 0, tensor.nbytes, tensor.dtype,
-                shape=ir.Shape(shared[name].shape), name=name,
-            )  # fmt: skip
-        outside.add(id(tensor))
+            location, offset = "shared", 0
+        value.const_value = stand_in = ir.ExternalTensor(
+            location, offset, tensor.nbytes, tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()), name=name,
+        )  # fmt: skip
+        outside.add(id(stand_in))
 
     def inside(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         if id(tensor) in outside or not isinstance(tensor, ir.ExternalTensor):
@@ -85,10 +91,27 @@ def detach(model: ir.Model) -> Detached:
 
 
 def _folder(model: ir.Model) -> str:
-    """The folder of external data that onnxruntime may map by itself, or ""."""
-    homes = (_home(tensor) for tensor in tensors(model) if isinstance(tensor, MappedTensor))
-    return next(homes, "") if version() >= _FOLDERS_SINCE else ""
+    """The innermost folder around all files that onnxruntime may map by itself, or "".
+
+    It refuses files outside of the one folder that it is given.
+    """
+    if version() < _FOLDERS_SINCE:
+        return ""
+    places = (_place(tensor) for tensor in tensors(model))
+    homes = {place[0] for place in places if place is not None}
+    try:
+        return os.path.commonpath(homes) if homes else ""
+    except ValueError:  # on two drives of Windows
+        return ""
 
 
-def _home(tensor: MappedTensor) -> str:
-    return os.fspath(tensor.base_dir)
+def _place(tensor: ir.TensorProtocol) -> tuple[str, str, int] | None:
+    """Folder, links resolved, file and offset of a tensor that lies in a file."""
+    if isinstance(tensor, SpooledTensor):
+        return str(tensor.path.parent), tensor.path.name, tensor.offset
+    if isinstance(tensor, MappedTensor):  # whose path has no links
+        return os.fspath(tensor.base_dir), os.fspath(tensor.location), tensor.offset or 0
+    if isinstance(tensor, ir.ExternalTensor):
+        path = Path(os.path.realpath(tensor.path))
+        return str(path.parent), path.name, tensor.offset or 0
+    return None

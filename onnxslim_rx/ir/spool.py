@@ -1,0 +1,236 @@
+"""Tensors of large models, kept in temporary files and mapped, so that they take no memory.
+
+A model as it comes from a file with external data is mapped, and takes memory only while it is
+read. What passes make anew would not be: so tensors of large models are written to a temporary
+folder as soon as they are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir
+
+from onnxslim_rx.ir.content import chunks
+from onnxslim_rx.ir.mapped import Array, Bytes, map_file
+from onnxslim_rx.ir.walk import SPOOL, tensors
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["LARGE_BYTES", "Spool", "SpooledTensor", "is_large", "spooled", "weight_bytes"]
+
+LARGE_BYTES = 1 << 29
+"""Models with at least as many bytes of weights are large: they are not copied in memory."""
+
+SPOOLED_BYTES = 1 << 20
+"""Tensors of large models with at least as many bytes are kept in files."""
+
+_SEGMENT = 1 << 28  # bytes of a file; each takes a descriptor, and goes when all in it is unused
+_PAGE = 4096
+_PREFIX = "onnxslim-rx-spool-"
+_LOCK = "lock"
+_YOUNG = 60.0  # seconds for which a folder may be without a lock, because it is being made
+
+
+class SpooledTensor(onnx_ir.Tensor[Array]):
+    """A tensor whose array is a map of a part of a temporary file.
+
+    The file is deleted when no such tensor in it is left. To all others this is a tensor in
+    memory: it can be saved by whatever saves such.
+
+    Args:
+        like: what is in the file.
+        segment: the file.
+        offset: where in the file, bytes.
+    """
+
+    __slots__ = ("_segment", "offset")
+
+    def __init__(self, like: onnx_ir.TensorProtocol, segment: _Segment, offset: int) -> None:
+        shape = like.shape.numpy()
+        dtype = np.dtype(like.dtype.numpy()).newbyteorder("<")
+        data = segment.data[offset : offset + like.nbytes].view(dtype).reshape(shape)
+        super().__init__(
+            data,
+            like.dtype,
+            shape=onnx_ir.Shape(shape),
+            name=like.name,
+            doc_string=like.doc_string,
+            metadata_props=dict(like.metadata_props),
+        )
+        self._segment = segment
+        self.offset = offset
+
+    @property
+    def path(self) -> Path:
+        """The file, which is there as long as the tensor."""
+        return self._segment.path
+
+
+class Spool:
+    """A temporary folder for tensors, deleted with the last of them, or when the process ends.
+
+    What a killed process left is deleted by the next one that spools. The folder is made when it
+    is needed first. `TMPDIR` says where; a folder in memory (tmpfs) saves no memory.
+    """
+
+    def __init__(self) -> None:
+        self._folder: _Folder | None = None
+        self._segment: _Segment | None = None
+
+    def keep(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
+        """`tensor` in a file; the very tensor where it is small, packed, there, or no disk is left.
+
+        Small are tensors below 1 MiB.
+        """
+        own = isinstance(tensor, (SpooledTensor, onnx_ir.ExternalTensor))
+        if own or tensor.dtype == onnx_ir.DataType.STRING or tensor.dtype.bitwidth < 8:
+            return tensor
+        if tensor.nbytes < SPOOLED_BYTES:
+            return tensor
+        return self.put(tensor, chunks(tensor)) or tensor  # memory may still suffice
+
+    def put(
+        self, like: onnx_ir.TensorProtocol, parts: Iterable[npt.NDArray[np.uint8]]
+    ) -> SpooledTensor | None:
+        """A new tensor in a file; None where no disk is left.
+
+        Args:
+            like: says what it is; its data is not looked at.
+            parts: its bytes, in order.
+
+        Raises:
+            ValueError: there are more or fewer bytes than `like` has.
+        """
+        try:
+            if self._segment is None or not self._segment.fits(like.nbytes):
+                self._folder = self._folder or _Folder()
+                self._segment = _Segment(self._folder, max(like.nbytes, _SEGMENT))
+            return self._segment.add(like, parts)
+        except OSError:
+            self._segment = None
+            return None
+
+
+class _Folder:
+    """A temporary folder of this process."""
+
+    def __init__(self) -> None:
+        _tidy()
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+        self._lock = (self.path / _LOCK).open("xb")
+        with contextlib.suppress(OSError):  # a file system without locks: never tidied
+            _lock(self._lock)
+        self._next = 0
+        weakref.finalize(self, _remove, self.path, self._lock, os.getpid())
+
+    def new_file(self) -> Path:
+        self._next += 1
+        return self.path / f"{self._next}.bin"
+
+
+class _Segment:
+    """A file that tensors are written to one after the other, mapped as a whole.
+
+    One file a tensor would need as many descriptors.
+    """
+
+    def __init__(self, folder: _Folder, size: int) -> None:
+        self.path = folder.new_file()
+        self._folder = folder  # which stays as long as its files
+        self._file = self.path.open("xb", buffering=0)
+        weakref.finalize(self, _remove_file, self.path, self._file, os.getpid())
+        self._file.truncate(size)
+        self._end = 0
+        self.data: Bytes = map_file(self.path)
+
+    def fits(self, size: int) -> bool:
+        return self._end + size <= len(self.data)
+
+    def add(
+        self, like: onnx_ir.TensorProtocol, parts: Iterable[npt.NDArray[np.uint8]]
+    ) -> SpooledTensor:
+        end = self._end + like.nbytes
+        self._file.seek(self._end)
+        for part in parts:
+            if self._file.tell() + len(part) > end:
+                raise ValueError(f"more than the {like.nbytes} bytes of {like.name!r}")
+            rest = part.data
+            while rest:  # a write of an unbuffered file may be partial
+                rest = rest[self._file.write(rest) :]
+        if self._file.tell() != end:
+            raise ValueError(f"fewer than the {like.nbytes} bytes of {like.name!r}")
+        found = SpooledTensor(like, self, self._end)
+        self._end = -(-end // _PAGE) * _PAGE
+        return found
+
+
+def weight_bytes(model: onnx_ir.Model) -> int:
+    """Bytes of all stored tensors; one that several values share counts once."""
+    return sum({id(tensor): tensor.nbytes for tensor in tensors(model)}.values())
+
+
+def is_large(model: onnx_ir.Model) -> bool:
+    """Whether `model`, or the one that it was made from, is too large to be copied in memory."""
+    return SPOOL in model.meta or weight_bytes(model) >= LARGE_BYTES
+
+
+def spooled(model: onnx_ir.Model, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
+    """What `model` should hold for `tensor`: the same, in a file where the model is large."""
+    spool: Spool | None = model.meta.get(SPOOL)
+    return tensor if spool is None else spool.keep(tensor)
+
+
+def _tidy() -> None:
+    """Delete what killed processes left: folders whose lock nobody holds."""
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            with contextlib.suppress(OSError):
+                about = path.lstat()
+                if about.st_uid != os.getuid() or time.time() - about.st_mtime < _YOUNG:
+                    continue
+                if path.is_dir() and not path.is_symlink() and not _is_locked(path / _LOCK):
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _lock(file: BinaryIO) -> None:
+    if sys.platform != "win32":
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            _lock(file)
+    except FileNotFoundError:  # killed before it was made
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _remove(folder: Path, lock: BinaryIO, owner: int) -> None:
+    lock.close()
+    if os.getpid() == owner:  # and no child that was forked
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_file(path: Path, file: BinaryIO, owner: int) -> None:
+    file.close()
+    if os.getpid() == owner:
+        with contextlib.suppress(OSError):  # Windows keeps what is mapped; the folder goes later
+            path.unlink(missing_ok=True)
