@@ -16,15 +16,18 @@ from onnxslim_rx.calibration.samples import Dataset, Samples
 from onnxslim_rx.calibration.split import Split, split
 from onnxslim_rx.calibration.stateful import Stateful
 from onnxslim_rx.calibration.statistics import Statistics
+from onnxslim_rx.calibration.tandem import Moments, Stop, walk
 
 __all__ = [
     "Calibration",
     "Dataset",
+    "Moments",
     "Samples",
     "Source",
     "Split",
     "Stateful",
     "Statistics",
+    "Stop",
     "collect",
     "conform",
     "fed",
@@ -33,4 +36,5 @@ __all__ = [
     "from_npz",
     "load_data",
     "split",
+    "walk",
 ]

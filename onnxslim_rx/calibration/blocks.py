@@ -28,7 +28,7 @@ Run = Callable[[dict[str, Any]], dict[str, Any]]
 
 def run_step(
     model: ir.Model,
-    step: Step[Reading],
+    step: Step[Any],
     data: Dataset,
     observers: Mapping[Reading, Observer],
     spool: Spool,
@@ -64,7 +64,7 @@ def run_step(
 
 def _loaded(
     model: ir.Model,
-    step: Step[Reading],
+    step: Step[Any],
     readings: Sequence[Reading],
     feeds: Mapping[str, Any],
     saved: Sequence[str],
@@ -100,7 +100,7 @@ def _content(value: ir.Value, values: Mapping[str, Any]) -> Array:
 
 
 def _runner(
-    model: ir.Model, step: Step[Reading], readings: Sequence[Reading], feeds: Mapping[str, Any]
+    model: ir.Model, step: Step[Any], readings: Sequence[Reading], feeds: Mapping[str, Any]
 ) -> Run:
     """The step as a model of its own; its weights are those of `model`, not copies."""
     made = {value for node in step.nodes for value in node.outputs}

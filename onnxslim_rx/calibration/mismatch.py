@@ -78,9 +78,6 @@ class Mismatch:
         if not len(x) == len(wanted) == len(now):
             self.why = f"{len(x)} rows enter and {len(wanted)} leave on {where}"
             return
-        if not all(np.isfinite(one).all() for one in (x, wanted, now)):
-            self.why = f"NaN or infinity is computed on {where}"
-            return
         if len(x) > self._most:
             self._most, self.shape = len(x), found[0].shape
         self.rows += len(x)
@@ -91,7 +88,10 @@ class Mismatch:
         """`gram` (K, K) and `cross` (K, N), float64."""
         for chunk in self._chunks.rest():
             self._take(*chunk)
-        return {"gram": self._gram.total(), "cross": self._cross.total()}
+        gram = self._gram.total()
+        if not np.isfinite([self.wanted, self.missing, np.trace(gram)]).all():
+            self.why = "NaN or infinity is computed there"
+        return {"gram": gram, "cross": self._cross.total()}
 
     def _take(self, x: Matrix, wanted: Matrix, now: Matrix) -> None:
         self.wanted += float(np.einsum("ij,ij->", wanted, wanted))

@@ -27,7 +27,7 @@ def masks_of(sample: Mapping[str, Any]) -> list[Array]:
     return [
         array.astype(bool)
         for array in named
-        if array.ndim == 2 and array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all()
+        if array.ndim == 2 and array.dtype.kind in "biuf" and ((array == 0) | (array == 1)).all()
     ]
 
 

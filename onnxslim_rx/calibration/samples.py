@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
+import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Dataset", "Sample", "Samples"]
+__all__ = ["Dataset", "Sample", "Samples", "held"]
 
 Sample = Mapping[str, npt.NDArray[Any]]
 Dataset = Sequence[Sample]
@@ -47,3 +48,22 @@ class Samples(Sequence[Sample]):
             groups = None if self.groups is None else self.groups[index]
             return Samples(self._get, self._numbers[index], groups)
         return self._get(self._numbers[index])
+
+
+def held(data: Dataset, most: int) -> Dataset:
+    """`data` in memory where it takes no more than `most` bytes; otherwise as it is.
+
+    For those who go through the samples often: they may be read from files each time.
+    """
+    samples: list[Sample] = []
+    for number in range(len(data)):
+        sample: dict[str, Any] = dict(data[number])
+        for name, value in sample.items():
+            if isinstance(value, np.ndarray):  # not a sequence of tensors
+                # a data set may use its memory again for the next sample
+                sample[name] = value.copy()
+                most -= value.nbytes
+        if most < 0:
+            return data
+        samples.append(sample)
+    return samples

@@ -16,7 +16,7 @@ from onnxslim_rx.linalg.rank import (
     rank_for_ratio,
     round_rank,
 )
-from onnxslim_rx.linalg.refit import mismatch_energy, reduced_rank_regression, refit_second
+from onnxslim_rx.linalg.refit import mismatch_energy, reduced_rank_regression, ridge_regression
 from onnxslim_rx.linalg.shared import batched_svd, joint_left_svd, shared_output_basis
 from onnxslim_rx.linalg.svd import Svd, error_curve, svd, truncated_svd
 from onnxslim_rx.linalg.whiten import (
@@ -48,7 +48,7 @@ __all__ = [
     "rank_for_quality",
     "rank_for_ratio",
     "reduced_rank_regression",
-    "refit_second",
+    "ridge_regression",
     "round_rank",
     "scaled_svd",
     "shared_output_basis",

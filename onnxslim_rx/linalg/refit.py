@@ -1,10 +1,10 @@
-"""Fits to the original outputs under the inputs that the compressed network really produces.
+"""Fits to wanted outputs under the inputs that there really are.
 
-A layer that computed `X W` sees `X'` once layers before it are compressed. From the Gram matrix
-`G = X'^T X'` and the cross moments `C = X'^T X`, both summed over the same rows, the best factors
-for `min ||X' P Q - X W||_F` follow in closed form. The ridge stands for inputs that the sample did
-not show: there the product should stay near the weight, `lambda ||P Q - W||_F^2`, so that it is
-added to both moments.
+A layer that computed `X W` sees X' once layers before it are compressed. From the Gram matrix
+`G = X'^T X'` and the cross moment `C = X'^T Y` with the outputs Y that are wanted, both summed over
+the same rows, what comes closest to them follows in closed form. The ridge stands for inputs that
+the sample did not show: there the product should stay near a weight W that is known to be good, so
+`lambda ||V - W||_F^2` is added to the squared error.
 """
 
 from __future__ import annotations
@@ -26,69 +26,65 @@ from onnxslim_rx.linalg.matrix import (
 from onnxslim_rx.linalg.moments import ridge, triangular_root
 from onnxslim_rx.linalg.svd import svd
 
-__all__ = ["mismatch_energy", "reduced_rank_regression", "refit_second"]
+__all__ = ["mismatch_energy", "reduced_rank_regression", "ridge_regression"]
 
 
-def refit_second(
-    weight: npt.NDArray[Any],
-    p: npt.NDArray[Any],
+def ridge_regression(
     gram: npt.NDArray[Any],
     cross: npt.NDArray[Any],
+    near: npt.NDArray[Any],
     *,
     rows: int | None = None,
 ) -> Matrix:
-    """The second factor that keeps the original outputs best, for a given first one.
+    """The weight that comes closest to wanted outputs.
+
+    With `X' P` for X' it is the second factor for a given first one, P.
 
     Args:
-        weight: (K, N), of the original layer.
-        p: (K, R), the first factor.
         gram: (K, K), `X'^T X'`.
-        cross: (K, K), `X'^T X`.
+        cross: (K, N), `X'^T Y`.
+        near: (K, N), the weight to stay near.
         rows: number of rows that the moments sum over; see `whitened_svd`.
 
     Returns:
-        Q (R, N), `argmin_Q ||X' P Q - X W||_F^2 + lambda ||P Q - W||_F^2`; of least norm where the
-        columns of P are dependent.
+        V (K, N), float64, `argmin_V ||X' V - Y||_F^2 + lambda ||V - near||_F^2`.
 
     Raises:
         ValueError: shapes that do not fit, entries that are not finite, no rows.
+
+    Source: Hoerl & Kennard, Technometrics 12(1), 1970.
     """
-    w, root, target, exponent = _problem(weight, gram, cross, rows)
-    left = check_matrix(p)
-    if left.shape[0] != len(w):
-        raise ValueError(f"found a factor of shape {left.shape} for a weight of shape {w.shape}")
-    left, left_exponent = to_unit_scale(left)
-    # directions that differ by rounding alone would be given huge coefficients of either sign
-    cut = 10.0 * max(left.shape) * float(np.finfo(np.float64).eps)
-    q, *_ = scipy.linalg.lstsq(root @ left, target, cond=cut, check_finite=False)
-    fitted: Matrix = np.ldexp(q, exponent - left_exponent)
+    root, target, exponent = _problem(gram, cross, near, rows)
+    v = scipy.linalg.solve_triangular(root, target, check_finite=False)
+    fitted: Matrix = np.ldexp(v, exponent)
     return fitted
 
 
 def reduced_rank_regression(
-    weight: npt.NDArray[Any],
     gram: npt.NDArray[Any],
     cross: npt.NDArray[Any],
+    near: npt.NDArray[Any],
     rank: int,
     *,
     rows: int | None = None,
     tol: float = 0.0,
 ) -> tuple[Matrix, Matrix]:
-    """Both factors that keep the original outputs best under the inputs as they are now.
+    """The product of two factors that comes closest to wanted outputs.
 
-    With `G = R^T R` (ridge included) the fitted outputs of all linear maps are `R^-T C W` in the
-    coordinates of R; the best of rank R keeps their leading singular vectors.
+    With `G = R^T R` (ridge included) the outputs of the best weight of full rank are `R^-T C` in
+    the coordinates of R; the best of some rank keeps their leading singular vectors.
 
     Args:
-        weight: (K, N), of the original layer.
         gram: (K, K), `X'^T X'`.
-        cross: (K, K), `X'^T X`.
+        cross: (K, N), `X'^T Y`.
+        near: (K, N), the weight to stay near.
         rank: 1 to min(K, N).
         rows: number of rows that the moments sum over; see `whitened_svd`.
         tol: see `svd`.
 
     Returns:
-        P (K, rank) and Q (rank, N), float64, balanced, signs fixed. Where X' = X it is
+        P (K, rank) and Q (rank, N), float64, balanced, signs fixed, with
+        `||X' P Q - Y||_F^2 + lambda ||P Q - near||_F^2` least. Where Y = X' near it is
         `whitened_svd`.
 
     Raises:
@@ -96,8 +92,8 @@ def reduced_rank_regression(
 
     Source: Izenman, Journal of Multivariate Analysis 5(2), 1975.
     """
-    w, root, target, exponent = _problem(weight, gram, cross, rows)
-    check_rank(rank, w.shape)
+    root, target, exponent = _problem(gram, cross, near, rows)
+    check_rank(rank, target.shape)
     found = svd(target, rank, tol=tol)
     p = scipy.linalg.solve_triangular(root, found.u * found.s, check_finite=False)
     p, q = balance(p, found.vt)
@@ -106,50 +102,47 @@ def reduced_rank_regression(
 
 
 def mismatch_energy(
-    product: npt.NDArray[Any],
     weight: npt.NDArray[Any],
     gram: npt.NDArray[Any],
     cross: npt.NDArray[Any],
-    original: npt.NDArray[Any],
+    wanted: float,
 ) -> float:
-    """`||X' product - X weight||_F^2` from moments.
+    """`||X' weight - Y||_F^2` from moments.
 
     Args:
-        product: (K, N), what the layer applies now.
-        weight: (K, N), what it applied.
+        weight: (K, N).
         gram: (K, K), `X'^T X'`.
-        cross: (K, K), `X'^T X`.
-        original: (K, K), `X^T X`.
+        cross: (K, N), `X'^T Y`.
+        wanted: `||Y||_F^2`.
 
     Returns:
         A number of at least 0, in the squared units of the output; good to about 1e-15 of
-        `||X weight||_F^2`.
+        `wanted`.
     """
-    new, old = np.asarray(product, dtype=np.float64), np.asarray(weight, dtype=np.float64)
-    terms = (
-        np.vdot(new, gram @ new),
-        -2.0 * np.vdot(new, cross @ old),
-        np.vdot(old, original @ old),
-    )
-    return max(float(sum(terms)), 0.0)
+    v = np.asarray(weight, dtype=np.float64)
+    return max(float(np.vdot(v, gram @ v) - 2.0 * np.vdot(v, cross)) + wanted, 0.0)
 
 
 def _problem(
-    weight: npt.NDArray[Any],
     gram: npt.NDArray[Any],
     cross: npt.NDArray[Any],
+    near: npt.NDArray[Any],
     rows: int | None,
-) -> tuple[Matrix, Matrix, Matrix, int]:
-    """The weight at a harmless scale, R, `R^-T C W` and the exponent of the weight."""
-    w, g, c = check_matrix(weight), check_matrix(gram), check_matrix(cross)
-    for name, moment in (("Gram matrix", g), ("cross moment", c)):
-        if moment.shape != (len(w), len(w)):
-            raise ValueError(f"found a {name} of shape {moment.shape} for a weight of {w.shape}")
-    w, exponent = to_unit_scale(w)
-    # the ridge keeps the weight in directions that were not seen, so it is in both moments
+) -> tuple[Matrix, Matrix, int]:
+    """R, and `R^-T C` at a harmless scale with its exponent; the ridge is in both."""
+    g, c, w = check_matrix(gram), check_matrix(cross), check_matrix(near)
+    if g.shape != (len(w), len(w)):
+        raise ValueError(f"found a Gram matrix of shape {g.shape} for a weight of {w.shape}")
+    if c.shape != w.shape:
+        raise ValueError(f"found a cross moment of shape {c.shape} for a weight of {w.shape}")
     g, scale = to_unit_scale(g)
-    c = np.ldexp(c, -scale)
-    extra = np.eye(len(g)) * ridge(g, rows)
-    root = triangular_root(g + extra)
-    target = scipy.linalg.solve_triangular(root, (c + extra) @ w, trans="T", check_finite=False)
-    return w, root, target, exponent
+    extra = ridge(g, rows)
+    g = g.copy()
+    g.flat[:: len(g) + 1] += extra
+    root = triangular_root(g)
+    # in two steps, as in `to_unit_scale`
+    c = np.ldexp(np.ldexp(c, -scale // 2), -scale - (-scale // 2))
+    c += extra * w
+    c, exponent = to_unit_scale(c)
+    target = scipy.linalg.solve_triangular(root, c, trans="T", check_finite=False, overwrite_b=True)
+    return root, target, exponent

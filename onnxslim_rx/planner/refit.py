@@ -1,0 +1,218 @@
+"""Factors fitted to the original's outputs under the inputs that the compressed network makes.
+
+Factors are found for each layer on its own, from the inputs that it has in the original network.
+Here both networks are walked side by side, once, from the front to the back; each factorized layer
+is fitted to what the original computes in its place, from what the layers before it, which are
+fitted already, really give it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim_rx.calibration import Dataset, Moments, Stop, walk
+from onnxslim_rx.calibration.collect import MEMORY_BYTES, shapes_of
+from onnxslim_rx.linalg import mismatch_energy, reduced_rank_regression, ridge_regression
+from onnxslim_rx.passbase import Skipped
+from onnxslim_rx.planner.products import Product, main_products, pairs, target_of
+
+__all__ = ["Refitted", "refit"]
+
+Array = npt.NDArray[Any]
+Matrix = npt.NDArray[np.float64]
+
+# Matrices of the size of a layer's weight, and of its Gram matrix, that a fit holds at once.
+_WEIGHTS, _GRAMS = 6, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Refitted:
+    """What became of one factorized layer.
+
+    Args:
+        name: of the original weight; of the output where there is none, or several layers have it.
+        before: `||T - T'||_F / ||T||_F` on the fitted samples, T what the layer's output adds up to
+            in the original network, T' in the compressed one, with everything before the layer
+            fitted already; NaN where it was not measured.
+        after: the same with the new factors.
+        rows: rows of T.
+        why_not: why the layer keeps its factors; "" where it has new ones.
+    """
+
+    name: str
+    before: float
+    after: float
+    rows: int
+    why_not: str = ""
+
+
+def refit(
+    original: ir.Model,
+    compressed: ir.Model,
+    data: Dataset,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+) -> list[Refitted]:
+    """Fit the factors of `compressed` to the outputs of `original`, in place.
+
+    A layer of two factors gets both anew, of the same rank; where the first factor serves several
+    layers, or there is one matrix only, that which makes the output. No layer gets worse on `data`.
+
+    Args:
+        original: the network before its layers were factorized; not changed.
+        compressed: a copy with factorized layers, whose outputs kept their names.
+        data: complete inputs, one dict a sample.
+        memory_bytes: what sums and weights in use take at most; layers whose fit takes more keep
+            their factors. The weights of both models stay where they are.
+
+    Returns:
+        One entry for each factorized layer, in the order of the network.
+
+    Raises:
+        InputError: see `calibration.walk`.
+    """
+    fits, skipped = _fits(original, compressed, data, memory_bytes)
+    found = {name: Refitted(name, math.nan, math.nan, 0, why) for name, why in skipped.items()}
+    if fits:
+        fresh: dict[str, Array] = {}
+
+        def react(stop: Stop, moments: Moments) -> Mapping[str, Array]:
+            fit = fits[stop.name]
+            arrays, found[stop.name] = fit.best(moments)
+            for weight in fit.weights:  # the walk may start again
+                fresh.pop(weight, None)
+            fresh.update(arrays)
+            return arrays
+
+        stops = [fit.stop for fit in fits.values()]
+        reasons = walk(original, compressed, stops, data, react, memory_bytes=memory_bytes)
+        for name, why in reasons.items():
+            found[name] = Refitted(name, math.nan, math.nan, 0, why)
+        for weight, array in fresh.items():
+            value = compressed.graph.initializers[weight]
+            value.const_value = ir.tensor(array, name=weight)
+    order = [*fits, *skipped]
+    return [found[name] for name in order]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Fit:
+    """A layer to fit.
+
+    Args:
+        stop: where.
+        first: the first factor; None: one matrix.
+        last: the last factor, or the matrix.
+        weight: what the factors stand for, (K, N), as the original applies it; None: not known.
+    """
+
+    stop: Stop
+    first: Product | None
+    last: Product
+    weight: Product | None
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of what is fitted."""
+        return self.stop.changes
+
+    def best(self, moments: Moments) -> tuple[dict[str, Array], Refitted]:
+        """New contents of the weights, none where they are no better, and what to report."""
+        now = self._now()
+        arrays = self._solution(now, moments)
+        change = self._product(arrays) - now
+        after = math.inf
+        if np.isfinite(change).all():
+            after = mismatch_energy(change, moments.gram, moments.cross, moments.missing)
+        better = after < moments.missing
+        why = "" if better else "no other factors are closer"
+
+        def share(energy: float) -> float:
+            return math.sqrt(energy / moments.wanted) if moments.wanted > 0 else 0.0
+
+        before = share(moments.missing)
+        report = Refitted(
+            self.stop.name, before, share(after) if better else before, moments.rows, why
+        )
+        return arrays if better else {}, report
+
+    def _now(self) -> Matrix:
+        last = self.last.matrix()
+        return last if self.first is None else self.first.matrix() @ last
+
+    def _solution(self, now: Matrix, moments: Moments) -> dict[str, Array]:
+        cross = moments.cross + moments.gram @ now
+        if self.first is None:
+            v = ridge_regression(moments.gram, cross, now, rows=moments.rows)
+            return {self.weights[0]: self.last.stored(v)}
+        near = now if self.weight is None else self.weight.matrix()
+        rank = self.first.shape[1]
+        factors = reduced_rank_regression(moments.gram, cross, near, rank, rows=moments.rows)
+        both = zip(self.weights, (self.first, self.last), factors, strict=True)
+        return {name: product.stored(factor) for name, product, factor in both}
+
+    def _product(self, arrays: Mapping[str, Array]) -> Matrix:
+        """What the stored arrays stand for, rounding included."""
+        products = [self.last] if self.first is None else [self.first, self.last]
+        factors = [one.read(arrays[name]) for one, name in zip(products, self.weights, strict=True)]
+        return factors[0] if len(factors) == 1 else factors[0] @ factors[1]
+
+
+def _fits(
+    original: ir.Model, compressed: ir.Model, data: Dataset, memory_bytes: int
+) -> tuple[dict[str, _Fit], dict[str, str]]:
+    """Layers to fit by name, in an order that `walk` wants, and why others are not."""
+    wanted, known = _values(original), _values(compressed)
+    products = {
+        str(use.node.outputs[0].name): product
+        for use, product in main_products(original)
+        if isinstance(product, Product)
+    }
+    places = {name: number for number, name in enumerate(known)}
+    shapes = shapes_of(original, data) if len(data) else {}
+    found: list[tuple[int, int, _Fit]] = []
+    skipped: dict[str, str] = {}
+    taken: set[str] = set()
+    for one in pairs(compressed, wanted):
+        output = one.where if isinstance(one, Skipped) else str(one[1].layer.output.name)
+        weight = products.get(output)
+        name = output if weight is None else weight.layer.name
+        if name in taken:  # layers of the original share a weight
+            name = output
+        taken.add(name)
+        if isinstance(one, Skipped):
+            skipped[name] = one.why
+            continue
+        first, last = one
+        k = (first or last).shape[0]
+        columns = last.shape[1]
+        if 8 * (_WEIGHTS * k * columns + _GRAMS * k * k) > memory_bytes:
+            skipped[name] = f"a fit of {k} x {columns} takes more than {memory_bytes >> 20} MiB"
+            continue
+        if weight is not None and (weight.shape != (k, columns) or weight.alpha == 0.0):
+            weight = None
+        target = target_of(output, columns, wanted, known, shapes)
+        stop = Stop(
+            name,
+            (first or last).layer,
+            target,
+            columns,
+            last.makes_transposed,
+            tuple(str(p.layer.weight.name) for p in (first, last) if p is not None),
+        )
+        fit = _Fit(stop, first, last, weight)
+        found.append((places[target], places[output], fit))
+    found.sort(key=lambda item: item[:2])
+    return {fit.stop.name: fit for _, _, fit in found}, skipped
+
+
+def _values(model: ir.Model) -> dict[str, ir.Value]:
+    """The values that nodes of the main graph make, by name, in order."""
+    return {str(v.name): v for node in model.graph for v in node.outputs if v.name}
