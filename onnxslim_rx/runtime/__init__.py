@@ -6,7 +6,7 @@ from onnxslim_rx.runtime.compat import least_onnxruntime
 from onnxslim_rx.runtime.devices import Device, devices
 from onnxslim_rx.runtime.environment import environment, version
 from onnxslim_rx.runtime.inference import InferenceSession
-from onnxslim_rx.runtime.session import Runner, evaluate, set_default_threads
+from onnxslim_rx.runtime.session import Runner, default_threads, evaluate, set_default_threads
 from onnxslim_rx.runtime.specs import TensorSpec
 from onnxslim_rx.runtime.state import check_state, guess_state
 from onnxslim_rx.runtime.timing import Timing, time_interleaved
@@ -18,6 +18,7 @@ __all__ = [
     "TensorSpec",
     "Timing",
     "check_state",
+    "default_threads",
     "devices",
     "environment",
     "evaluate",

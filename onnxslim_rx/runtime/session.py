@@ -20,7 +20,7 @@ from onnxslim_rx.runtime.messages import explain
 from onnxslim_rx.runtime.specs import TensorSpec, check_feeds, numpy_dtype
 from onnxslim_rx.runtime.weights import Detached, detach
 
-__all__ = ["Runner", "evaluate", "set_default_threads"]
+__all__ = ["Runner", "default_threads", "evaluate", "set_default_threads"]
 
 Array = npt.NDArray[Any]
 _IR_VERSION = 10  # of the small models made here; holds all element types
@@ -34,6 +34,11 @@ def set_default_threads(threads: int | None) -> None:
     """Threads that every later `Runner` of this process uses (None: as onnxruntime chooses)."""
     global _default_threads  # noqa: PLW0603  one setting of the process, made by the command line
     _default_threads = threads
+
+
+def default_threads() -> int:
+    """What `set_default_threads` was told; 0: onnxruntime chooses."""
+    return _default_threads or 0
 
 
 class Runner:
