@@ -1,14 +1,22 @@
-"""Symmetric integer grids with one scale per channel."""
+"""Symmetric integer grids with one scale per channel.
+
+All is computed in float64, some rows at a time: a copy of a large embedding in float64 would take
+twice its memory, and each step of the arithmetic as much again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Quantized", "dequantize", "quantize_symmetric"]
+__all__ = ["Quantized", "dequantize", "quantize_symmetric", "relative_error"]
+
+Array = npt.NDArray[Any]
+
+_BLOCK = 1 << 20  # entries that are treated at once
 
 
 class Quantized(NamedTuple):
@@ -47,23 +55,78 @@ def quantize_symmetric(
 
     Source: Jacob et al., CVPR 2018, with the symmetric signed range that integer kernels want.
     """
-    w = np.asarray(weight, dtype=np.float64)
+    w = np.asarray(weight)
     if not 2 <= bits <= 8:
         raise ValueError(f"found {bits} bits; expected 2 to 8")
-    if w.size == 0 or not np.isfinite(w).all():
+    if w.size == 0:
         raise ValueError(f"found an empty or not finite weight of shape {w.shape}")
     if not all(-w.ndim <= axis < w.ndim for axis in axes):
         raise ValueError(f"found axes {tuple(axes)} for shape {w.shape}")
     channels = {axis % w.ndim for axis in axes}
-    others = tuple(i for i in range(w.ndim) if i not in channels)
     limit = 2 ** (bits - 1) - 1
-    scales = (np.abs(w).max(axis=others, keepdims=True) / limit).astype(scale_type)
+    scales = (_peaks(w, channels) / limit).astype(scale_type)
     # a channel too small for the type gets the scale 0: treat it as zeros
     scales = np.where(scales > 0, scales, 1).astype(np.float64)
-    values = np.clip(np.rint(w / scales), -limit, limit).astype(np.int8)
+    values = np.empty(w.shape, np.int8)
+    for block in _blocks(w):
+        scaled = w[block].astype(np.float64)
+        scaled /= _of(scales, block)
+        values[block] = np.clip(np.rint(scaled, out=scaled), -limit, limit, out=scaled)
     return Quantized(values, scales)
 
 
-def dequantize(quantized: Quantized) -> npt.NDArray[np.float64]:
-    """The numbers that the integers stand for, float64, in the shape of the weight."""
-    return quantized.values.astype(np.float64) * quantized.scales
+def dequantize(
+    quantized: Quantized, dtype: type[np.floating[Any]] = np.float64
+) -> npt.NDArray[np.floating[Any]]:
+    """The numbers that the integers stand for, in the shape of the weight.
+
+    Args:
+        quantized: integers and scales.
+        dtype: type of the result; products are rounded to it once.
+    """
+    values, scales = quantized
+    found = np.empty(values.shape, dtype)
+    for block in _blocks(values):
+        found[block] = values[block] * _of(scales, block)
+    return found
+
+
+def relative_error(weight: Array, quantized: Quantized) -> float:
+    """`||W' - W||_F / ||W||_F` of a weight and its rounded form, no unit; 0 where W is 0."""
+    values, scales = quantized
+    error = norm = 0.0
+    for block in _blocks(values):
+        w = np.asarray(weight)[block].astype(np.float64)
+        norm += float(np.sum(np.square(w)))
+        w -= values[block] * _of(scales, block)
+        error += float(np.sum(np.square(w, out=w)))
+    return float(np.sqrt(error / norm)) if norm > 0 else 0.0
+
+
+def _peaks(weight: Array, channels: set[int]) -> npt.NDArray[np.float64]:
+    """The largest absolute value of each channel, other axes with length 1."""
+    others = tuple(axis for axis in range(weight.ndim) if axis not in channels)
+    found = []
+    for block in _blocks(weight):
+        peaks = np.abs(weight[block].astype(np.float64)).max(axis=others, keepdims=True)
+        if not np.isfinite(peaks).all():
+            raise ValueError(f"found an empty or not finite weight of shape {weight.shape}")
+        found.append(peaks)
+    if 0 in channels:
+        return np.concatenate(found)
+    return np.asarray(np.maximum.reduce(found))
+
+
+def _blocks(array: Array) -> Iterator[Any]:
+    """Indices of parts of `array`, whole rows each, in order."""
+    if array.size <= _BLOCK:
+        yield ...
+        return
+    rows = max(1, _BLOCK * len(array) // array.size)
+    for start in range(0, len(array), rows):
+        yield slice(start, start + rows)
+
+
+def _of(scales: npt.NDArray[np.float64], block: Any) -> npt.NDArray[np.float64]:
+    """The scales of a block of the weight."""
+    return scales if scales.ndim == 0 or len(scales) == 1 else scales[block]

@@ -33,7 +33,7 @@ from onnxslim_rx.passbase import (
     Stage,
     weight_layers,
 )
-from onnxslim_rx.quant import dequantize, quantize_symmetric
+from onnxslim_rx.quant import dequantize, quantize_symmetric, relative_error
 from onnxslim_rx.targets import Target
 
 __all__ = ["QuantizeWeights"]
@@ -108,17 +108,18 @@ class QuantizeWeights(CompressionPass):
         shape = tensor.shape.numpy()
         scales = math.prod(shape[axis] for axis in _axes(layer))
         size = int(tensor.size + scales * tensor.dtype.itemsize)
-        weight = _array(layer)
-        if size + _OVERHEAD_BYTES >= tensor.nbytes or not np.isfinite(weight).all():
+        if size + _OVERHEAD_BYTES >= tensor.nbytes:
             return
-        rounded = _rounded(layer, weight, _axes(layer), self.bits)
-        norm = float(np.linalg.norm(weight))
-        error = float(np.linalg.norm(rounded - weight)) / norm if norm > 0 else 0.0
         if self.form == "dequantize-linear" and not _takes_dequantize_linear(layer):
+            return
+        weight = tensor.numpy()
+        try:
+            grid = quantize_symmetric(weight, _axes(layer), self.bits, _scale_type(layer))
+        except ValueError:  # NaN or infinity
             return
         yield Candidate(
             (Stage(self.name, {"bits": self.bits, "form": self.form}),),
-            error=error,
+            error=relative_error(weight, grid),
             bytes=size,
             flops=2 * tensor.size,
             folds=self.form == "cast-mul",
@@ -139,9 +140,10 @@ class QuantizeWeights(CompressionPass):
         """Emit the stored integers, the scales and what turns them back into the weight."""
         tensor, axes = _tensor(layer), _axes(layer)
         weight = tensor.numpy()
-        if not np.isfinite(weight.astype(np.float64)).all():
+        try:
+            grid = quantize_symmetric(weight, axes, int(stage.options["bits"]), _scale_type(layer))
+        except ValueError:
             return Skip("the weight has NaN or infinity")
-        grid = quantize_symmetric(weight, axes, int(stage.options["bits"]), _scale_type(layer))
         scales = grid.scales.astype(weight.dtype)
         name = layer.weight.name
         stored = tape.initializer(ir.tensor(grid.values, name=f"{name}.int8"))
@@ -197,17 +199,14 @@ def _factor_axes(factor: npt.NDArray[Any]) -> Sequence[int]:
 
 def _rounded(
     layer: Layer, weight: npt.NDArray[Any], axes: Sequence[int], bits: int
-) -> npt.NDArray[np.float64]:
-    return dequantize(quantize_symmetric(weight, axes, bits, _scale_type(layer)))
+) -> npt.NDArray[np.floating[Any]]:
+    """In float64, or in float32 where the weight is given so."""
+    grid = quantize_symmetric(weight, axes, bits, _scale_type(layer))
+    return dequantize(grid, np.float32 if weight.dtype == np.float32 else np.float64)
 
 
 def _scale_type(layer: Layer) -> type[np.floating[Any]]:
     return np.float16 if _tensor(layer).dtype == ir.DataType.FLOAT16 else np.float32
-
-
-def _array(layer: Layer) -> npt.NDArray[np.float64]:
-    array: npt.NDArray[np.float64] = _tensor(layer).numpy().astype(np.float64)
-    return array
 
 
 def _tensor(layer: Layer) -> ir.TensorProtocol:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxslim_rx.quant import dequantize, quantize_symmetric
+from onnxslim_rx.quant import dequantize, quantize_symmetric, relative_error
 
 
 @given(
@@ -59,3 +61,36 @@ def test_empty_and_not_finite_weights_are_refused(bad):
 def test_an_axis_out_of_range_is_refused():
     with pytest.raises(ValueError, match="axes"):
         quantize_symmetric(np.ones((2, 2)), [2])
+
+
+@pytest.mark.parametrize("axes", [(), (0,), (1,), (0, 1), (2,)])
+@pytest.mark.parametrize("block", [1, 7, 40])
+def test_blocks_change_nothing(axes, block, monkeypatch, rng):
+    w = rng.standard_normal((5, 3, 4)).astype(np.float32)
+    whole = quantize_symmetric(w, axes)
+    error = relative_error(w, whole)
+    monkeypatch.setattr("onnxslim_rx.quant.grid._BLOCK", block)
+    parts = quantize_symmetric(w, axes)
+    np.testing.assert_array_equal(parts.values, whole.values)
+    np.testing.assert_array_equal(parts.scales, whole.scales)
+    rounded = whole.values * whole.scales
+    np.testing.assert_array_equal(dequantize(parts), rounded)
+    np.testing.assert_array_equal(dequantize(parts, np.float32), rounded.astype(np.float32))
+    wanted = np.linalg.norm(rounded - w) / np.linalg.norm(w.astype(np.float64))
+    assert relative_error(w, parts) == pytest.approx(wanted, rel=1e-12)
+    assert error == pytest.approx(wanted, rel=1e-12)
+
+
+def test_zeros_have_no_error():
+    assert relative_error(np.zeros((2, 2)), quantize_symmetric(np.zeros((2, 2)), [0])) == 0.0
+
+
+def test_a_large_weight_is_not_copied_whole(rng):
+    w = np.ones((4096, 1024), np.float32)
+    tracemalloc.start()
+    quantized = quantize_symmetric(w, [0])
+    relative_error(w, quantized)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # the integers, and three arrays of 2^20 float64 at once
+    assert peak <= w.size + 3 * (1 << 20) * 8 + (1 << 20)
