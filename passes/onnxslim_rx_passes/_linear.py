@@ -102,15 +102,16 @@ def stored_factors(layer: Layer, p: Array, q: Array) -> tuple[Array, Array]:
 
 def store(
     tape: ir.tape.Tape, arrays: Sequence[Array], names: Sequence[str], dtype: ir.DataType
-) -> list[ir.Value] | None:
-    """Constants of type `dtype` on `tape`; None where a number would not be finite in it."""
-    with np.errstate(over="ignore"):
-        narrow = [np.ascontiguousarray(array.astype(dtype.numpy())) for array in arrays]
-    if not all(np.isfinite(array).all() for array in narrow):
-        return None
+) -> list[ir.Value]:
+    """Constants of type `dtype` on `tape`.
+
+    Balanced factors are as large as roots of singular values: they fit where the weight did.
+    """
     return [
-        tape.initializer(ir.tensor(array, dtype=dtype, name=name))
-        for array, name in zip(narrow, names, strict=True)
+        tape.initializer(
+            ir.tensor(np.ascontiguousarray(array.astype(dtype.numpy())), dtype=dtype, name=name)
+        )
+        for array, name in zip(arrays, names, strict=True)
     ]
 
 

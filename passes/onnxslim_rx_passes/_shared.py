@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim_rx.linalg import joint_left_svd, output_energy, shared_output_basis
+from onnxslim_rx.linalg import balance, joint_left_svd, output_energy, shared_output_basis
 from onnxslim_rx.linalg.moments import ridge
 from onnxslim_rx.passbase import Array, LayerStatistics
 from onnxslim_rx_passes._factors import curve_of_factors, output_curve, spectra
@@ -101,7 +101,9 @@ def factors_of(experts: Array, share: str, rank: int, routing: Routing) -> tuple
     """
     if share == "second":
         grams, counts = routing.grams, routing.counts
-        return shared_output_basis(experts, rank, grams=grams, counts=counts)
+        ps, q = shared_output_basis(experts, rank, grams=grams, counts=counts)
+        p, q = balance(ps.reshape(-1, rank), q)
+        return p.reshape(ps.shape), q
     stats = routing.together if routing.is_known else None
     p, qs = joint_left_svd(
         list(experts),

@@ -228,16 +228,11 @@ class FactorizeExperts(LowRankPass):
         p, q = (_unstacked(layer, factor) for factor in (p, q))
         dtype, name = tensor_of(layer.weight).dtype, layer.weight.name
         names = (f"{name}.p", f"{name}.q")
-        stored = store(tape, stored_factors(layer, p, q), names, dtype)
-        if stored is None:
-            return Skip(f"factors are too large for {dtype.name}")
-        first, second = stored
+        first, second = store(tape, stored_factors(layer, p, q), names, dtype)
         return emit_second(layer, emit_first(layer, layer.activation, first, tape), second, tape)
 
 
-def _emit_own(
-    layer: Layer, p: Array, q: Array, tape: ir.tape.Tape
-) -> Mapping[ir.Value, ir.Value] | Skip:
+def _emit_own(layer: Layer, p: Array, q: Array, tape: ir.tape.Tape) -> Mapping[ir.Value, ir.Value]:
     """Experts that are nodes of their own: one constant for the shared factor."""
     dtype = tensor_of(layer.weight).dtype
     arrays: list[list[Array]] = []
@@ -250,8 +245,6 @@ def _emit_own(
         for one in layer.members[: len(side)]
     ]
     stored = store(tape, [*arrays[0], *arrays[1]], names, dtype)
-    if stored is None:
-        return Skip(f"factors are too large for {dtype.name}")
     firsts, seconds = stored[: len(arrays[0])], stored[len(arrays[0]) :]
     count = len(layer.members)
     firsts, seconds = (side * (count // len(side)) for side in (firsts, seconds))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -66,6 +68,25 @@ def treat(model, rank, stats=None, **options):
 
 def low_rank(rng, k, n, rank):
     return (rng.standard_normal((k, rank)) @ rng.standard_normal((rank, n))).astype(np.float32)
+
+
+def with_spectrum(rng, k, n, values):
+    """A matrix with these singular values, float32."""
+    u = np.linalg.qr(rng.standard_normal((k, min(k, n))))[0]
+    v = np.linalg.qr(rng.standard_normal((n, min(k, n))))[0]
+    return ((u * np.asarray(values)) @ v.T).astype(np.float32)
+
+
+def ranks_of(one, weight, stats=None):
+    """The ranks that the pass offers for `x @ weight`."""
+    layer = only_layer(one, model_of("MatMul", (5, len(weight)), weight))
+    return [int(c.stages[0].options["rank"]) for c in one.candidates(layer, stats, TARGET)]
+
+
+def output_error(delta, weight, gram):
+    """`||X delta|| / ||X W||`, from the Gram matrix."""
+    ratio = np.trace(delta.T @ gram @ delta) / np.trace(weight.T @ gram @ weight)
+    return float(np.sqrt(ratio))
 
 
 CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -243,6 +264,12 @@ def test_weights_that_are_not_finite_get_no_candidate(rng):
         {"min_saving": 1.0},
         {"min_elements": 0},
         {"max_side": 0},
+        {"ratio": 1.0},
+        {"energy": 0.0},
+        {"min_quality": 1.5},
+        {"rule": "aic"},
+        {"rule": "mdl", "ratio": 0.5},
+        {"min_quality": float("nan")},
     ],
 )
 def test_options_out_of_range_are_refused(options):
@@ -255,3 +282,182 @@ def test_whitening_without_statistics_is_refused(rng):
     layer = only_layer(one, model_of("MatMul", (5, 24), low_rank(rng, 24, 18, 3)))
     with pytest.raises(InputError, match="no statistics"):
         list(one.candidates(layer, None, TARGET))
+
+
+@pytest.mark.parametrize("method", ["svd", "scaled-svd", "whitened-svd"])
+def test_the_error_of_every_rank_of_the_ladder_is_exact(method, rng):
+    weight = with_spectrum(rng, 96, 80, np.logspace(0, -2, 80))
+    x = rng.standard_normal((5000, 96)) * np.logspace(0, -1, 96)
+    stats = statistics(x)
+    one = FactorizeGemm(method=method, min_elements=1)
+    layer = only_layer(one, model_of("MatMul", (5, 96), weight))
+    candidates = list(one.candidates(layer, stats, TARGET))
+    assert len(candidates) >= 2
+    for candidate in candidates:
+        (dense,) = one.restore(layer, one.transform(layer, candidate.stages[0], (weight,), stats))
+        true = output_error(
+            dense - weight.astype(np.float64), weight.astype(np.float64), stats.gram
+        )
+        # whitening measures with the ridge, up to 1e-4 of the mean energy of a channel
+        assert candidate.error == pytest.approx(true, rel=2e-2 if "white" in method else 1e-6)
+
+
+def test_methods_that_know_more_of_the_inputs_have_smaller_errors(rng):
+    weight = with_spectrum(rng, 96, 80, np.logspace(0, -1, 80))
+    mix = rng.standard_normal((96, 96)) * np.logspace(0, -2, 96)
+    stats = statistics(rng.standard_normal((5000, 96)) @ mix * np.logspace(0, -1, 96))
+    errors = {}
+    for method in ("svd", "scaled-svd", "whitened-svd"):
+        one = FactorizeGemm(method=method, rank=16, min_elements=1)
+        layer = only_layer(one, model_of("MatMul", (5, 96), weight))
+        (candidate,) = one.candidates(layer, stats, TARGET)
+        errors[method] = candidate.error
+    assert errors["whitened-svd"] < errors["scaled-svd"] < errors["svd"]
+
+
+@pytest.mark.parametrize(
+    ("known", "method"),
+    [
+        ((), "svd"),
+        (("mean_abs",), "scaled-svd"),
+        (("gram",), "whitened-svd"),
+        (("gram", "mean_abs"), "whitened-svd"),
+    ],
+)
+def test_auto_takes_what_the_statistics_allow(known, method, rng):
+    x = rng.standard_normal((200, 96))
+    full = {"gram": x.T @ x, "mean_abs": np.abs(x).mean(0)}
+    kept = {name: full.get(name) if name in known else None for name in full}
+    stats = LayerStatistics(kept["gram"], None, 200, None, (), mean_abs=kept["mean_abs"])
+    one = FactorizeGemm(rank=16, min_elements=1)
+    weight = rng.standard_normal((96, 80)).astype(np.float32)
+    model = model_of("MatMul", (5, 96), weight)
+    (candidate,) = one.candidates(only_layer(one, model), stats, TARGET)
+    assert candidate.stages[0].options["method"] == method
+    assert candidate.error > 0
+    if method == "scaled-svd":  # without a Gram matrix: with the channels taken as independent
+        layer = only_layer(one, model)
+        (dense,) = one.restore(layer, one.transform(layer, candidate.stages[0], (weight,), stats))
+        diagonal = np.diag(full["mean_abs"] ** 2)
+        true = output_error(dense - weight, weight.astype(np.float64), diagonal)
+        assert candidate.error == pytest.approx(true, rel=1e-6)
+    (again,) = FactorizeGemm(rank=16, method=method, min_elements=1).candidates(
+        only_layer(one, model), stats, TARGET
+    )
+    assert again.stages == candidate.stages
+
+
+def test_scaling_without_statistics_is_refused(rng):
+    one = FactorizeGemm(method="scaled-svd", min_elements=1)
+    layer = only_layer(one, model_of("MatMul", (5, 24), low_rank(rng, 24, 18, 3)))
+    with pytest.raises(InputError, match="scaled-svd and no statistics"):
+        list(one.candidates(layer, None, TARGET))
+
+
+def test_rules_find_what_they_ask_for(rng):
+    values = np.logspace(0, -2, 160)
+    weight = with_spectrum(rng, 200, 160, values)
+    energy = np.cumsum(values**2) / (values**2).sum()
+    cases: tuple[tuple[dict[str, Any], Any], ...] = (
+        ({"energy": 0.9}, np.argmax(energy >= 0.9) + 1),
+        ({"max_rel_error": 0.3}, np.argmax(energy >= 1 - 0.3**2) + 1),
+        ({"min_quality": 0.98}, np.argmax(energy >= 0.98**2) + 1),
+    )
+    for options, least in cases:
+        (rank,) = ranks_of(FactorizeGemm(**options), weight)
+        assert rank == -(-least // 16) * 16  # the bound holds: rounded up
+    (rank,) = ranks_of(FactorizeGemm(ratio=0.5), weight)
+    assert rank == int(0.5 * 200 * 160 / 360) // 16 * 16  # at most the share: rounded down
+    assert ranks_of(FactorizeGemm(ratio=0.05), weight) == [int(0.05 * 200 * 160 / 360)]
+
+
+@pytest.mark.parametrize("rule", ["evbmf", "mdl"])
+def test_noise_rules_find_the_signal(rule, rng):
+    signal = with_spectrum(rng, 300, 200, [100.0] * 20 + [0.0] * 180)
+    weight = signal + rng.standard_normal((300, 200)).astype(np.float32)
+    assert ranks_of(FactorizeGemm(rule=rule), weight) == [32]  # 20, as the target likes it
+
+
+@pytest.mark.parametrize("options", [{"max_rel_error": 0.01}, {"min_quality": 0.9999}])
+def test_a_bound_that_no_rank_keeps_and_pays_gives_nothing(options, rng):
+    assert ranks_of(FactorizeGemm(**options), rng.standard_normal((200, 160))) == []
+    assert ranks_of(FactorizeGemm(rank=150), rng.standard_normal((200, 160))) == []
+
+
+@hypothesis.given(
+    k=st.integers(1, 70),
+    n=st.integers(1, 70),
+    bounds=st.tuples(st.floats(0.01, 0.99), st.floats(0.01, 0.99)),
+    name=st.sampled_from(["ratio", "energy", "max_rel_error", "min_quality"]),
+    seed=st.integers(0, 9),
+)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_ranks_rise_with_what_is_asked_for_and_always_pay(k, n, bounds, name, seed):
+    weight = np.random.default_rng(seed).standard_normal((k, n))
+    low, high = sorted(bounds, reverse=name == "max_rel_error")
+    first = ranks_of(FactorizeGemm(**{name: low}, min_elements=1), weight)
+    second = ranks_of(FactorizeGemm(**{name: high}, min_elements=1), weight)
+    for rank in (*first, *second):
+        assert rank * (k + n) <= 0.9 * k * n
+    if second:
+        assert first  # what pays for more pays for less
+        assert first[0] <= second[0]
+
+
+@hypothesis.given(k=st.integers(1, 400), n=st.integers(1, 400))
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_the_ladder_descends_and_errors_rise(k, n):
+    rng = np.random.default_rng(k * 1000 + n)
+    one = FactorizeGemm(min_elements=1)
+    layer = only_layer(one, model_of("MatMul", (5, k), rng.standard_normal((k, n))))
+    found = list(one.candidates(layer, None, TARGET))
+    ranks = [int(c.stages[0].options["rank"]) for c in found]
+    assert ranks == sorted(set(ranks), reverse=True)
+    assert all(rank >= 16 and rank * (k + n) <= 0.9 * k * n for rank in ranks)
+    errors = [c.error for c in found]
+    assert errors == sorted(errors)
+    assert [c.bytes for c in found] == [8 * rank * (k + n) for rank in ranks]
+
+
+@pytest.mark.parametrize("case", ["zero", "rank-one", "tiny", "huge"])
+def test_weights_at_the_edge(case, rng):
+    weight = {
+        "zero": np.zeros((24, 18)),
+        "rank-one": np.outer(rng.standard_normal(24), rng.standard_normal(18)),
+        "tiny": low_rank(rng, 24, 18, 2) * 1e-30,
+        "huge": low_rank(rng, 24, 18, 2) * 1e30,
+    }[case].astype(np.float32)
+    x = rng.standard_normal((5, 24)).astype(np.float32)
+    for stats in (None, statistics(np.zeros((7, 24))), statistics(x)):
+        model = model_of("MatMul", (5, 24), weight)
+        before = Runner(model)({"x": x})["y"]
+        candidate = treat(model, 3, stats)
+        assert 0.0 <= candidate.error < 1e-3
+        after = Runner(model)({"x": x})["y"]
+        np.testing.assert_allclose(after, before, atol=1e-4 * np.abs(before).max(), rtol=0)
+
+
+def test_one_column_pays_never(rng):
+    assert ranks_of(FactorizeGemm(min_elements=1), rng.standard_normal((96, 1))) == []
+    assert ranks_of(FactorizeGemm(min_elements=1, rank=1), rng.standard_normal((1, 96))) == []
+
+
+def test_the_largest_float16_stays_finite(rng):
+    weight = np.full((40, 40), 65504, np.float16)
+    model = model_of("MatMul", (5, 40), weight)
+    treat(model, 2)
+    for value in model.graph.initializers.values():
+        assert np.isfinite(value.const_value.numpy()).all()
+
+
+def test_a_vector_times_several_matrices_is_left_alone(rng):
+    model = model_of("MatMul", (24,), rng.standard_normal((3, 24, 18)).astype(np.float32))
+    (found,) = FactorizeGemm(min_elements=1).layers(model)
+    assert isinstance(found, Skipped)
+    assert "a vector" in found.why
+
+
+def test_no_transpose_is_needed_for_a_transposed_activation(rng):
+    model = model_of("Gemm", (24, 5), low_rank(rng, 24, 18, 4), transA=1)
+    treat(model, 4)
+    assert [node.op_type for node in model.graph] == ["MatMul", "Gemm"]
