@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.analysis.spectrum import (
@@ -22,7 +25,9 @@ from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import Layer, LayerStatistics, Skipped, weight_layers
 from onnxslim_rx.progress import task
 
-__all__ = ["layer_spectrum", "model_spectra"]
+__all__ = ["layer_spectrum", "model_spectra", "unit_spectrum"]
+
+Array = npt.NDArray[Any]
 
 _KINDS = {
     "linear": "linear",
@@ -38,6 +43,35 @@ _GRAM_SIDE = 4096
 """Gram matrices above this take more than 128 MB, and several times as much to work with."""
 
 
+def unit_spectrum(layer: Layer, stats: LayerStatistics | None) -> Spectrum | None:
+    """The spectrum of what one rank cuts: a weight, or those of layers with one input, joined.
+
+    Args:
+        layer: a unit that a pass treats.
+        stats: what entered it, or None.
+
+    Returns:
+        None for units that are not one matrix, and where the smaller side is above `EXACT_SIDE`.
+    """
+    members = layer.members or (layer,)
+    if len(layer.weights) != len(members) or any(len(one.weights) > 1 for one in members):
+        return None
+    arrays = [_matrices(one) for one in members]
+    if len(members) > 1:
+        if {one.activation for one in members} != {layer.activation}:
+            return None
+        if any(one.kind != "linear" for one in members):
+            return None
+        if len({array.shape[:2] for array in arrays}) > 1:
+            return None
+        stats = stats.members[0] if stats is not None and stats.members else None
+    if min(arrays[0].shape[1], sum(array.shape[2] for array in arrays)) > EXACT_SIDE:
+        return None
+    joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=2)
+    nbytes = sum(array.nbytes for array in arrays)
+    return _spectrum(layer, joined, nbytes, stats)
+
+
 def layer_spectrum(layer: Layer, stats: LayerStatistics | None) -> Spectrum:
     """The spectrum of a layer's weight.
 
@@ -45,11 +79,22 @@ def layer_spectrum(layer: Layer, stats: LayerStatistics | None) -> Spectrum:
         layer: a layer of one weight, a constant with two axes or more.
         stats: what entered it, or None.
     """
+    matrices = _matrices(layer)
+    return _spectrum(layer, matrices, matrices.nbytes, stats)
+
+
+def _matrices(layer: Layer) -> Array:
+    """The layer's weight as it applies it, (B, K, N)."""
     tensor = constant(layer.weight)
     assert tensor is not None  # a layer's weight is a constant
-    matrices = as_matrices(layer.node, layer.weight_index, tensor.numpy())
+    return as_matrices(layer.node, layer.weight_index, tensor.numpy())
+
+
+def _spectrum(
+    layer: Layer, matrices: Array, nbytes: int, stats: LayerStatistics | None
+) -> Spectrum:
     batch, k, n = matrices.shape
-    found = Spectrum(layer.name, layer.op, (k, n), batch, tensor.nbytes, kept_by_rank(matrices))
+    found = Spectrum(layer.name, layer.op, (k, n), batch, nbytes, kept_by_rank(matrices))
     if found.plain is None:
         return dataclasses.replace(found, note="the weight has NaN or infinity")
     note, whitened = "", None
@@ -103,9 +148,7 @@ def model_spectra(
 
 def _inputs(layer: Layer) -> int:
     """K of the layer's matrix."""
-    tensor = constant(layer.weight)
-    assert tensor is not None  # a layer's weight is a constant
-    return int(as_matrices(layer.node, layer.weight_index, tensor.numpy()).shape[1])
+    return int(_matrices(layer).shape[1])
 
 
 def _fits(layer: Layer) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxslim_rx.analysis import params
-from onnxslim_rx.analysis.spectrum import EXACT_SIDE
 from onnxslim_rx.ir import constant, nodes, size_bytes
 from onnxslim_rx.manager import JournalEntry
 from onnxslim_rx.passbase import CompressionPass, Layer, Skipped
@@ -31,7 +30,7 @@ from onnxslim_rx.report import (
 )
 from onnxslim_rx.report.curves import spectrum_row
 from onnxslim_rx.runtime import Timing, environment, least_onnxruntime
-from onnxslim_rx.spectra import layer_spectrum
+from onnxslim_rx.spectra import unit_spectrum
 
 __all__ = ["Facts", "make_report", "rows_of_plan"]
 
@@ -218,15 +217,11 @@ def _row(unit: Unit, choice: Choice | None) -> LayerRow:
 
 
 def _spectrum(unit: Unit, chosen: Choice) -> SpectrumRow | None:
-    """The spectrum of a layer that is cut to a rank; None of others, and of very large ones."""
+    """The spectrum of what is cut to a rank; None of all else, and of very large matrices."""
     ranks = [stage.options["rank"] for stage in chosen.stages if "rank" in stage.options]
-    layer = unit.layer
-    if not ranks or len(layer.weights) > 1 or layer.weight.shape is None:
+    spectrum = unit_spectrum(unit.layer, unit.stats) if ranks else None
+    if spectrum is None:
         return None
-    sides = layer.weight.shape.numpy()
-    if len(sides) < 2 or math.prod(sides[:-1]) > EXACT_SIDE < sides[-1]:
-        return None  # seconds for each: `inspect --spectra` draws them
-    spectrum = layer_spectrum(layer, unit.stats)
     rank = int(ranks[0])
     return spectrum_row(spectrum, rank if rank <= min(spectrum.shape) else None)
 

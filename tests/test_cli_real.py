@@ -98,10 +98,31 @@ def test_inspect(run):
 
 def test_plan_shows_and_writes(run, folder):
     words = ["plan", "m.onnx", "--calibration", "data.npz", "--preset", "small"]
-    code, out, err = run(*words, "-o", "p.toml")
+    code, out, err = run(*words, "-o", "p.toml", "--json", "p.json")
     assert (code, err) == (0, "")
     assert "2 of 2 layers would be changed" in out
+    assert "plans, predicted and measured" in out
     assert len(Plan.load(folder / "p.toml").changes) == 2
+    table = json.loads((folder / "p.json").read_text(encoding="utf-8"))
+    assert [layer["name"] for layer in table["layers"]] == ["first", "second"]
+    assert Report.from_dict(table["report"]).command.startswith("onnxslim-rx plan m.onnx")
+
+
+def test_spectra_are_shown_and_drawn(run, folder):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    words = ["inspect", "m.onnx", "--spectra", "--calibration", "data.npz"]
+    code, out, err = run(*words, "--html", "s.html", "--json", "s.json")
+    assert (code, err) == (0, "")
+    assert "X 99 %" in out
+    assert "wrote s.html" in out
+    assert (folder / "s.html").read_text(encoding="utf-8").count("<figure>") == 2
+    (first, second) = json.loads((folder / "s.json").read_text(encoding="utf-8"))["spectra"]
+    assert (second["name"], second["rank99"]) == ("second", 4)
+    assert first["whitened"][-1] == 1.0
+    code, _, err = run(*words, "--html", "data.npz")
+    assert code == 2
+    assert "same file" in err
 
 
 def test_bench(run):

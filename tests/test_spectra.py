@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import onnxslim_rx as rx
 from onnxslim_rx import spectra as module
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import load
+from onnxslim_rx.passbase import Layer, LayerStatistics, weight_layers
 from onnxslim_rx.runtime import Runner
+from onnxslim_rx.spectra import unit_spectrum
 
 
 def build(inputs, body, outputs="float[?,?] y", **weights):
@@ -103,3 +108,40 @@ def test_memory_of_calibration_is_checked(digits, data):
         rx.optimize(digits, calibration=data, memory_bytes=0, progress=False)
     (small, *_) = rx.inspect(digits, data, spectra=True, memory_bytes=1).spectra
     assert small.plain is not None
+
+
+def test_siblings_have_one_spectrum_and_other_units_none(rng):
+    w, v = (rng.standard_normal((20, n)).astype(np.float32) for n in (30, 8))
+    both = "float[?,?] y, float[?,?] z"
+    model = load(build("float[?,20] x", "y = MatMul(x, w) z = MatMul(x, v)", both, w=w, v=v))
+    first, second = (
+        layer
+        for layer in weight_layers(model, {"linear": "linear"}, min_elements=1)
+        if isinstance(layer, Layer)
+    )
+    weights = (first.weight, second.weight)
+    joint = dataclasses.replace(first, name="both", constants=weights, members=(first, second))
+    found = unit_spectrum(joint, None)
+    assert found is not None
+    energies = np.linalg.svd(np.hstack([w, v]).astype(float), compute_uv=False) ** 2
+    np.testing.assert_allclose(found.plain[1:], np.cumsum(energies) / energies.sum())
+    gram = np.eye(20) * 7.0
+    whitened = unit_spectrum(joint, statistics(gram, members=(statistics(gram),) * 2))
+    np.testing.assert_allclose(whitened.whitened, found.plain, atol=1e-9)
+
+    elsewhere = ir.Node("", "MatMul", [ir.Value(name="other"), second.weight])
+    other = dataclasses.replace(second, node=elsewhere)
+    assert unit_spectrum(dataclasses.replace(joint, members=(first, other)), None) is None
+    assert unit_spectrum(dataclasses.replace(joint, members=()), None) is None  # two constants
+
+
+def statistics(gram, **more):
+    return LayerStatistics(gram, None, rows=10**6, sample=None, shape=(1, 20), **more)
+
+
+def test_very_large_units_are_left_to_inspect(rng, monkeypatch):
+    monkeypatch.setattr(module, "EXACT_SIDE", 10)
+    model = load(build("float[?,20] x", "y = MatMul(x, w)", w=np.ones((20, 30), np.float32)))
+    (layer,) = weight_layers(model, {"linear": "linear"}, min_elements=1)
+    assert isinstance(layer, Layer)
+    assert unit_spectrum(layer, None) is None

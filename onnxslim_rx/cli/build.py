@@ -75,15 +75,36 @@ def plan(args: argparse.Namespace) -> int:
     """Decide what to do to each layer."""
     _check_budget(args)
     check_outputs(
-        {"-o": args.save_plan, "--json": args.json},
+        {"-o": args.save_plan, "--json": args.json, "--html": args.html},
         {"MODEL": args.model, "--calibration": args.calibration},
     )
+    if args.html:
+        from onnxslim_rx.report.html import require_html
+
+        require_html()
     from onnxslim_rx import api
 
-    made = api.plan(args.model, preset=args.preset, **_search(args))
+    try:  # the same search as that of `optimize`, whose model is not written
+        found = api.optimize(args.model, preset=args.preset, **_search(args))
+    except OnnxslimError as error:
+        _save_failure(args, error)
+        raise
     if args.save_plan:
-        made.save(args.save_plan)
-    show(args, _plan_table(made), lambda console: _draw_plan(console, made, args.save_plan))
+        found.plan.save(args.save_plan)
+    report = found.report
+    report.command = args.command
+    if args.html:
+        _write_page(args.html, report)
+
+    def draw(console: Console) -> None:
+        from onnxslim_rx.report.plan_view import print_plan
+        from onnxslim_rx.report.tables import show_line
+
+        print_plan(console, report, saved=args.save_plan)
+        if args.html:
+            show_line(console, f"wrote {args.html}")
+
+    show(args, {**_plan_table(found.plan), "report": report.to_dict()}, draw)
     return 0
 
 
@@ -158,10 +179,7 @@ def _finish(args: argparse.Namespace, report: Report) -> None:
     report.command = args.command
     page = getattr(args, "report", None)
     if page:
-        from onnxslim_rx.ir import write_text
-        from onnxslim_rx.report.html import to_html
-
-        write_text(page, to_html(report))
+        _write_page(page, report)
 
     def draw(console: Console) -> None:
         from onnxslim_rx.report.console import print_profile, print_report
@@ -177,10 +195,11 @@ def _finish(args: argparse.Namespace, report: Report) -> None:
     show(args, report.to_dict(), draw)
 
 
-def _draw_plan(console: Console, made: Plan, saved: str | None) -> None:
-    from onnxslim_rx.report.views import print_plan
+def _write_page(path: str, report: Report) -> None:
+    from onnxslim_rx.ir import write_text
+    from onnxslim_rx.report.html import to_html
 
-    print_plan(console, made.layers, saved=saved)
+    write_text(path, to_html(report))
 
 
 def _plan_table(made: Plan) -> dict[str, Any]:

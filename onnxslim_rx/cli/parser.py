@@ -137,9 +137,10 @@ def _add_plan(verbs: _Verbs[Parser]) -> None:
         "plan",
         "MODEL",
         "decide what optimize would do, write no model",
-        "Search as optimize does and show what would be done to each layer.\n\n"
+        "Search as optimize does and show what would be done to each layer, what that is\n"
+        "predicted to cost, and the curve of all plans that were tried or predicted.\n\n"
         "The plan is a readable TOML file; edit it if you like and pass it to optimize --plan.",
-        f"  {PROG} plan model.onnx --min-cosine 0.999 -o plan.toml\n"
+        f"  {PROG} plan model.onnx --min-cosine 0.999 -o plan.toml --html plan.html\n"
         f"  {PROG} optimize model.onnx -o small.onnx --plan plan.toml",
     )
     _model(parser)
@@ -147,7 +148,8 @@ def _add_plan(verbs: _Verbs[Parser]) -> None:
     add_budget(parser)
     search = add_search(parser)
     add_preset(search)
-    add_output(parser)
+    output = add_output(parser)
+    output.add_argument("--html", metavar="FILE.html", help="write the report as one HTML page")
 
 
 def _add_inspect(verbs: _Verbs[Parser]) -> None:

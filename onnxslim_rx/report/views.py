@@ -1,4 +1,4 @@
-"""Tables of what was looked at rather than made: layers, differences, timings, plans, passes."""
+"""Tables of what was looked at rather than made: layers, differences, timings, passes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 
-from onnxslim_rx.report.console import stages_text
 from onnxslim_rx.report.tables import show_line, show_table
 from onnxslim_rx.report.text import (
     bytes_text,
@@ -26,7 +25,6 @@ __all__ = [
     "print_devices",
     "print_inspection",
     "print_passes",
-    "print_plan",
 ]
 
 Table = Mapping[str, Any]
@@ -148,34 +146,6 @@ def print_comparison(console: Console, comparison: Table) -> None:
     for output in comparison["outputs"]:
         for failure in output["failures"]:
             show_line(console, f"note: {output['name']}: {failure}", "red")
-
-
-def print_plan(console: Console, layers: Sequence[Any], *, saved: str | None) -> None:
-    """Print what a plan does to each layer it changes.
-
-    Args:
-        console: from `tables.make_console`.
-        layers: `plans.LayerPlan` of every layer.
-        saved: where the plan was written.
-    """
-    changed = [layer for layer in layers if layer.stages]
-    rows = [
-        (
-            layer.name,
-            stages_text([str(stage) for stage in layer.stages]),
-            number_text(layer.error),
-            number_text(layer.damage),
-        )
-        for layer in changed
-    ]
-    title = f"{len(changed)} of {len(layers)} layers would be changed"
-    if rows:
-        columns = ["layer", "what would be done", "error", "damage"]
-        show_table(console, columns, rows, title=title, words=columns[:2])
-    else:
-        show_line(console, title)
-    where = f"wrote {saved}" if saved else "-o FILE writes the plan"
-    show_line(console, f"{where}; optimize --plan FILE carries it out", "dim")
 
 
 def print_passes(console: Console, passes: Sequence[Any]) -> None:
