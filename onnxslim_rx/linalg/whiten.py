@@ -63,8 +63,11 @@ def whitened_svd(
     Source: SVD-LLM (Wang et al., ICLR 2025) whitens by a Cholesky factor of the Gram matrix; the
     projection of the outputs used here is the same optimum (Eckart & Young 1936 on `X W`).
     """
-    w, ridged, exponent = _check(weight, gram, rows)
+    w = check_matrix(weight)
     check_rank(rank, w.shape)
+    if not w.any():  # whatever the activations are
+        return np.zeros((len(w), rank)), np.eye(rank, w.shape[1])
+    w, ridged, exponent = _check(w, gram, rows)
     if tol > 0.0:
         vectors = svd(gram_root(ridged) @ w, rank, tol=tol).vt.T
     else:
