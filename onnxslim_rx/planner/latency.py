@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.passbase import CompressionPass, Stage
-from onnxslim_rx.planner.options import Choice, Unit
+from onnxslim_rx.passbase import CompressionPass
+from onnxslim_rx.planner.entering import Activations
+from onnxslim_rx.planner.isolate import Region, isolate, structure, treat
+from onnxslim_rx.planner.measured import Measured, key_for
+from onnxslim_rx.planner.options import Unit
+from onnxslim_rx.planner.timing import Stages, time_choices, timed_stages
 from onnxslim_rx.progress import task
-from onnxslim_rx.runtime import Runner, time_interleaved
-from onnxslim_rx.stages import apply_treatments
+from onnxslim_rx.runtime import Runner, default_threads, environment, time_interleaved
 from onnxslim_rx.targets import Target
 
-__all__ = ["isolate", "measure_latencies"]
+__all__ = ["measure_latencies"]
+
+Array = npt.NDArray[Any]
 
 # Per group of choices that are timed in turns; layers of equal shape share one measurement.
 _MIN_SECONDS, _MAX_SECONDS = 0.05, 0.5
 # A layer faster than this (ms) is below what a timer can tell; it is left at its latency.
 _LEAST_MS = 0.002
+_FORMAT = 1  # of what is kept on disk; count up when it means something else
+_ABOUT = ("onnxslim-rx", "onnxruntime", "cpu", "cores", "system")
 
 
 def measure_latencies(
-    units: Sequence[Unit], passes: Mapping[str, CompressionPass], target: Target
+    units: Sequence[Unit],
+    passes: Mapping[str, CompressionPass],
+    target: Target,
+    *,
+    model: ir.Model | None = None,
+    sample: Mapping[str, Any] | None = None,
+    cache: Path | None = None,
 ) -> None:
     """Fill in the latency of every choice that does not fold away at load.
 
@@ -40,26 +52,36 @@ def measure_latencies(
         units: changed in place.
         passes: compression passes by name.
         target: says how far timings may differ by chance.
+        model: the model of the units, and
+        sample: a complete input of it: layers are timed on what enters them then. Without the two
+            on made-up numbers, which only layers of one activation allow.
+        cache: a folder where timings are kept for later calls on the same device.
     """
-    cache: dict[tuple[Any, ...], dict[tuple[Stage, ...], float]] = {}
     pending = [unit for unit in units if any(not c.folds for c in unit.choices)]
+    activations = Activations(model, sample)
+    activations.prepare(region for unit in pending if (region := _region(unit)) is not None)
+    clock = _Clock(passes, target, cache, activations)
     with task("time layers", len(pending)) as advance:
         for unit in pending:
-            key = _signature(unit)
-            if key is not None and key not in cache:
-                cache[key] = _time(unit, passes)
-            _settle(unit, cache.get(key, {}) if key is not None else {}, target)
+            base, ratios = clock.times(unit)
+            _settle(unit, base, ratios, target)
             advance(1)
 
 
-def _settle(unit: Unit, times: Mapping[tuple[Stage, ...], float], target: Target) -> None:
-    base = times.get((), math.nan)
+def _region(unit: Unit) -> Region | None:
+    try:
+        return Region.of(unit.layer)
+    except InputError:
+        return None
+
+
+def _settle(unit: Unit, base: float, ratios: Mapping[Stages, float], target: Target) -> None:
     unit.latency_ms = base
     kept = []
     for choice in unit.choices:
-        measured = times.get(_timed_stages(choice), math.nan)
-        ratio = measured / base if base > _LEAST_MS else math.nan
-        if not _timed_stages(choice):
+        stages = timed_stages(choice)
+        ratio = ratios.get(stages, math.nan) if stages and base > _LEAST_MS else math.nan
+        if not stages:
             ratio = 1.0
         elif math.isnan(ratio):
             continue
@@ -71,86 +93,105 @@ def _settle(unit: Unit, times: Mapping[tuple[Stage, ...], float], target: Target
     unit.choices = kept
 
 
-def _timed_stages(choice: Choice) -> tuple[Stage, ...]:
-    """The stages that cost time: a last one that folds away at load does not."""
-    return choice.stages[:-1] if choice.folds and choice.stages else choice.stages
+class _Clock:
+    """Times layers, each kind once."""
 
+    def __init__(
+        self,
+        passes: Mapping[str, CompressionPass],
+        target: Target,
+        cache: Path | None,
+        activations: Activations,
+    ) -> None:
+        self._passes, self._activations = passes, activations
+        self._slower = 1.0 + target.latency_noise
+        self._folder = None if cache is None else cache / "latency"
+        self._times: dict[str, tuple[float, dict[Stages, float]]] = {}
+        about = environment()
+        self._device = [*(about[name] for name in _ABOUT), default_threads(), _FORMAT]
 
-def _signature(unit: Unit) -> tuple[Any, ...] | None:
-    """Layers with equal signatures take equal time; None where the input's shape is not known."""
-    layer = unit.layer
-    if unit.stats is None or not unit.stats.shape or layer.weight.shape is None:
-        return None
-    attributes = sorted((name, str(a.value)) for name, a in layer.node.attributes.items())
-    stages = tuple(c.stages for c in unit.choices)
-    shapes = (layer.weight.shape.numpy(), tuple(unit.stats.shape), len(layer.node.inputs))
-    return (layer.op, layer.weight_index, layer.weight.dtype, *shapes, *attributes, str(stages))
-
-
-def _time(unit: Unit, passes: Mapping[str, CompressionPass]) -> dict[tuple[Stage, ...], float]:
-    """Milliseconds by stages; choices that cannot be built or run are left out."""
-    assert unit.stats is not None  # asked for by `_signature`
-    rng = np.random.default_rng(0)
-    shape = unit.stats.shape
-    runners = {}
-    for stages in dict.fromkeys([(), *(_timed_stages(c) for c in unit.choices)]):
+    def times(self, unit: Unit) -> tuple[float, dict[Stages, float]]:
+        """Milliseconds of the layer, and of its choices relative to that, by stages."""
+        region = _region(unit)
+        if region is None:
+            return math.nan, {}
         try:
-            runner = Runner(isolate(unit, stages, passes))
+            feeds = self._activations.entering(region, unit.stats)
+            cut = functools.partial(isolate, self._activations.model, region, feeds)
+            alone = cut()
         except InputError:
-            continue  # this runtime cannot run the choice
-        feed: dict[str, npt.NDArray[Any]] = {
-            name: rng.standard_normal(shape).astype(spec.dtype)
-            for name, spec in runner.inputs.items()
-        }
-        runners[stages] = functools.partial(runner, feed)
-    if () not in runners or len(runners) < 2:
-        return {}
-    timings = time_interleaved(
-        list(runners.values()), min_seconds=_MIN_SECONDS, max_seconds=_MAX_SECONDS
-    )
-    # the fast tenth: other work on the machine only ever adds time
-    return {stages: timing.p10 for stages, timing in zip(runners, timings, strict=True)}
+            return math.nan, {}
+        stages = sorted({str(timed_stages(choice)) for choice in unit.choices})
+        key = key_for([structure(alone), stages, self._device])
+        if key not in self._times:
+            self._times[key] = self._timed(_Layer(unit, alone, cut, feeds, self._passes), key)
+        return self._times[key]
+
+    def _timed(self, layer: _Layer, key: str) -> tuple[float, dict[Stages, float]]:
+        kept = Measured(None if self._folder is None else self._folder / f"{key}.json")
+        by_name = {str(stages): stages for stages in map(timed_stages, layer.unit.choices)}
+        if "()" in kept:
+            return kept["()"], {s: kept[name] for name, s in by_name.items() if s and name in kept}
+        ratios = time_choices(layer.unit.choices, layer.measure, self._slower)
+        if ratios:
+            for stages, number in (((), layer.base), *ratios.items()):
+                kept[str(stages)] = number
+            kept.save()
+        return layer.base, ratios
 
 
-def isolate(
-    unit: Unit, stages: tuple[Stage, ...], passes: Mapping[str, CompressionPass]
-) -> ir.Model:
-    """A model of the one layer, treated by `stages`, with the activation as its only input."""
-    layer, stats = unit.layer, unit.stats
-    assert stats is not None
-    graph = layer.node.graph
-    imports = dict(graph.opset_imports) if graph is not None else {}
-    x = ir.Value(name="x", type=layer.activation.type, shape=ir.Shape(stats.shape))
-    if x.type is None:
-        x.type = layer.weight.type
-    inputs: list[ir.Value | None] = []
-    weights = []
-    for index, value in enumerate(layer.node.inputs):
-        if index == layer.activation_index:
-            inputs.append(x)
-        elif value is None:
-            inputs.append(None)
-        else:
-            if value.const_value is None:
-                raise InputError(f"input {index} of {layer.name} is not a constant")
-            copy = ir.Value(
-                name=f"w{index}", type=value.type, shape=value.shape, const_value=value.const_value
-            )
-            inputs.append(copy)
-            weights.append(copy)
-    node = ir.Node(
-        layer.node.domain, layer.node.op_type, inputs, layer.node.attributes.values(), name="layer"
-    )
-    node.outputs[0].name = "y"
-    node.outputs[0].type = layer.weight.type
-    model = ir.Model(
-        ir.Graph(
-            [x], node.outputs, nodes=[node], initializers=weights, opset_imports=imports, name="g"
-        ),
-        ir_version=10,
-    )
-    own = dataclasses.replace(layer, node=node)
-    refused = apply_treatments(model, [(own, stages, stats)], passes) if stages else []
-    if refused:
-        raise InputError(f"{refused[0].where}: {refused[0].why}")
-    return model
+class _Layer:
+    """One isolated layer that is timed, in several rounds.
+
+    Args:
+        unit: the layer in the network.
+        alone: the layer on its own, with weights of zero.
+        cut: makes that again, with the weights themselves if told so.
+        feeds: what enters.
+        passes: by name.
+
+    Attributes:
+        base: milliseconds of the layer as it is, of the first round.
+    """
+
+    def __init__(
+        self,
+        unit: Unit,
+        alone: ir.Model,
+        cut: Callable[..., ir.Model],
+        feeds: Mapping[str, Array],
+        passes: Mapping[str, CompressionPass],
+    ) -> None:
+        self.unit = unit
+        self.base = math.nan
+        self._alone, self._cut, self._feeds, self._passes = alone, cut, feeds, passes
+
+    def measure(self, stages: Sequence[Stages]) -> dict[Stages, float]:
+        """Time relative to the layer as it is; choices that cannot be built or run are left out."""
+        runners = {one: run for one in ((), *stages) if (run := self._runner(one)) is not None}
+        if () not in runners or len(runners) < 2:
+            return {}
+        timings = time_interleaved(
+            list(runners.values()), min_seconds=_MIN_SECONDS, max_seconds=_MAX_SECONDS
+        )
+        # the fast tenth: other work on the machine only ever adds time
+        times = {one: timing.p10 for one, timing in zip(runners, timings, strict=True)}
+        base = times.pop(())
+        if math.isnan(self.base):
+            self.base = base
+        return {one: found / base for one, found in times.items()}
+
+    def _runner(self, stages: Stages) -> Callable[[], object] | None:
+        """None where this runtime cannot run the choice, or a pass refuses it."""
+        layer, stats = self.unit.layer, self.unit.stats
+        try:
+            try:
+                treated = treat(self._alone, layer, stages, stats, self._passes)
+            except (InputError, ValueError, ArithmeticError):  # what is so of zeros alone
+                treated = treat(self._cut(zeros=False), layer, stages, stats, self._passes)
+            runner = Runner(treated)
+            feeds = {name: self._feeds[name] for name in runner.inputs}
+            runner(feeds)
+        except InputError:
+            return None
+        return functools.partial(runner, feeds)

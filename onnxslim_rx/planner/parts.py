@@ -12,12 +12,7 @@ import onnx_ir as ir
 from onnxslim_rx.calibration.dependence import closure, reads
 from onnxslim_rx.errors import InputError
 
-__all__ = ["Entering", "extract", "open_large", "open_weights"]
-
-# ONNX Runtime rearranges weights into copies that products read faster. Above so many bytes that
-# memory is not spent; a run then takes up to twice as long (measured).
-_PACKED_BYTES = 256 << 20
-_LARGE_BYTES = 1 << 16
+__all__ = ["Entering", "extract", "open_weights"]
 
 _LEAST_IR_VERSION = 4  # the first whose initializers need not be inputs
 
@@ -84,18 +79,17 @@ def extract(
         known = entering[original]
         if known is not None:
             value.type, value.shape = ir.TensorType(known.dtype), ir.Shape(known.shape)
-    return ir.Model(
+    part = ir.Model(
         copy,
         ir_version=max(model.ir_version, _LEAST_IR_VERSION),
         functions=tuple(model.functions.values()),
     )
+    part.meta.update(model.meta)
+    return part
 
 
 def open_weights(model: ir.Model, names: Iterable[str]) -> None:
-    """Make initializers of the main graph inputs that have defaults, in place.
-
-    ONNX Runtime reads such weights where they are; of all others it makes a rearranged copy.
-    """
+    """Make initializers of the main graph inputs that have defaults, in place."""
     for name in names:
         value = model.graph.initializers[name]
         tensor = value.const_value
@@ -103,14 +97,3 @@ def open_weights(model: ir.Model, names: Iterable[str]) -> None:
         value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         if not value.is_graph_input():
             model.graph.inputs.append(value)
-
-
-def open_large(model: ir.Model) -> None:
-    """Spare the copies of large weights where they would take much memory, in place."""
-    weights = {
-        name: value.const_value.nbytes
-        for name, value in model.graph.initializers.items()
-        if value.const_value is not None
-    }
-    if sum(weights.values()) > _PACKED_BYTES:
-        open_weights(model, [name for name, size in weights.items() if size >= _LARGE_BYTES])

@@ -19,7 +19,7 @@ from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import clone
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx.planner.cuts import Layout, choose_cuts
-from onnxslim_rx.planner.parts import Entering, extract, open_large, open_weights
+from onnxslim_rx.planner.parts import Entering, extract, open_weights
 from onnxslim_rx.runtime import Runner
 
 __all__ = ["Network", "overridable"]
@@ -187,7 +187,6 @@ class Network:
         entering |= {value: Entering.of(arrays) for value, arrays in self._kept.items()}
         part = extract(self._model, self._model.graph, entering, outputs)
         open_weights(part, [name for name in opened if name in part.graph.initializers])
-        open_large(part)
         return part
 
     def _feeds(self, index: int, runner: Runner) -> dict[str, Any]:

@@ -21,12 +21,11 @@ import onnx_ir as ir
 
 from onnxslim_rx.calibration import Dataset, fed
 from onnxslim_rx.calibration.identity import key_of
-from onnxslim_rx.ir import clone, constant
+from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import CompressionPass, LayerStatistics, Stage
 from onnxslim_rx.planner.curves import probed, settle
 from onnxslim_rx.planner.measured import Measured, key_for
 from onnxslim_rx.planner.options import Choice, Unit
-from onnxslim_rx.planner.parts import open_large
 from onnxslim_rx.planner.prefixes import Network
 from onnxslim_rx.progress import task
 from onnxslim_rx.runtime import Runner, environment
@@ -145,9 +144,7 @@ class _Prober:
         ]
 
     def _affordable(self, most: int, probes: int) -> int:
-        whole = clone(self._model)
-        open_large(whole)
-        runner = Runner(whole, outputs=self._outputs)
+        runner = Runner(self._model, outputs=self._outputs)
         seconds, size = [], 0
         for i in _spread(len(self._data), _TIMED):
             sample = fed(self._data[i], runner.inputs)
