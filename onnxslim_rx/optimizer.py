@@ -159,6 +159,7 @@ class _Run:
             self.parts.select,
             count,
         )
+        self.notes += [self.limits.note] if self.limits.note else []
         self.facts = self.known(journal, count)
         with blas_threads(self.cleaned):
             return self.search() if self.plan is None else self.replay(self.plan)

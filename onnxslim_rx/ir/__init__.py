@@ -11,7 +11,7 @@ from onnxslim_rx.ir.load import load
 from onnxslim_rx.ir.mapped import MappedTensor
 from onnxslim_rx.ir.save import save
 from onnxslim_rx.ir.serial import digest, serialize, size_bytes
-from onnxslim_rx.ir.spool import SpooledTensor, is_large, spooled
+from onnxslim_rx.ir.spool import Spool, SpooledTensor, is_large, spooled
 from onnxslim_rx.ir.walk import (
     bodies,
     clone,
@@ -30,6 +30,7 @@ __all__ = [
     "Kind",
     "MappedTensor",
     "ModelLike",
+    "Spool",
     "SpooledTensor",
     "bodies",
     "clone",

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxslim_rx.calibration import Dataset
 from onnxslim_rx.metrics import Drop, Metric, Score
+from onnxslim_rx.planner.recorded import Recorded
 from onnxslim_rx.plans import Budget
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.verify import Comparison, compare_runs, without_extras
@@ -47,6 +48,8 @@ class Verdict:
 class Judge:
     """Compares models with the original on one set of samples.
 
+    The original runs once on each sample, however many models are compared with it.
+
     Args:
         reference: the original model.
         budget: what must hold.
@@ -70,12 +73,11 @@ class Judge:
         self._metric = metric
         self._careful = careful
         self._baseline: Score | None = None
+        self._right = Recorded(reference, data)
 
     def __call__(self, candidate: Runner) -> Verdict:
-        """Run both models on every sample and hold the differences against the budget."""
-        comparison = compare_runs(
-            without_extras(self._reference), without_extras(candidate), self._data
-        )
+        """Run the candidate on every sample and hold the differences against the budget."""
+        comparison = compare_runs(self._right, without_extras(candidate), self._right.data)
         scores, drop = None, None
         if self._metric is not None:
             if self._baseline is None:

@@ -46,9 +46,20 @@ class CostLimits:
         self._samples = [fed(data[i], inputs) for i in range(min(len(data), _SAMPLES))]
         self._flops = flops
 
+    @property
+    def note(self) -> str:
+        """What is to be known of latencies; empty where nothing is."""
+        if not self._reference.frugal:
+            return ""
+        return (
+            "The model is large: it was run and timed without packed copies of its weights, which"
+            " ONNX Runtime makes unless session.disable_prepacking is set. Ratios of latencies hold"
+            " for that; with packed weights all runs are faster."
+        )
+
     def time(self, model: ir.Model, *, seconds: float = 0.5) -> tuple[Timing, Timing]:
         """Latency of one sample of the original and of `model`, in turns, milliseconds."""
-        candidate = Runner(model, spin=True)
+        candidate = Runner(model, spin=True, frugal=self._reference.frugal)
         runs = [functools.partial(_run_all, r, self._samples) for r in (self._reference, candidate)]
         before, after = time_interleaved(runs, min_seconds=seconds, max_seconds=4 * seconds)
         return _per_sample(before, len(self._samples)), _per_sample(after, len(self._samples))

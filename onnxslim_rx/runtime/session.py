@@ -56,12 +56,14 @@ class Runner:
         spin: let idle threads wait actively for the next run, as onnxruntime does unless told
             otherwise. Here they would take the cores from whatever comes between two runs: numpy,
             or another session that is timed in turns with this one.
+        frugal: whether onnxruntime makes no packed or folded copies of weights; None: where the
+            model is large.
 
     Attributes:
         inputs: what must be given, by name.
         overridable: weights that may be given, too: initializers that are also graph inputs.
         outputs: what comes back, by name.
-        frugal: whether the model is large, and weights are not packed for speed.
+        frugal: as given, or found.
 
     Raises:
         InputError: onnxruntime cannot load the model, or an output does not exist.
@@ -76,6 +78,7 @@ class Runner:
         outputs: Sequence[str] | None = None,
         libraries: Sequence[str | os.PathLike[str]] = (),
         spin: bool = False,
+        frugal: bool | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
         if not spin:
@@ -86,7 +89,9 @@ class Runner:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if isinstance(model, (str, os.PathLike)):
             model = large_model_in(model) or model
-        self.frugal = isinstance(model, ir.Model) and is_large(model)
+        if frugal is None:
+            frugal = isinstance(model, ir.Model) and is_large(model)
+        self.frugal = frugal
         unwanted = set_frugal(options) if self.frugal else []
         try:
             for library in libraries:
