@@ -100,7 +100,7 @@ class FactorizeConv(LowRankPass):
         for rank in self.ranks(k, n, target, curve, spectra(matrix)):
             elements = rank * (k + n)
             stage = Stage(self.name, {"method": method, "rank": rank})
-            nbytes = elements * tensor.dtype.itemsize
+            nbytes = int(elements * tensor.dtype.itemsize)
             yield Candidate((stage,), float(curve[rank]), nbytes, 2 * elements)
 
     def transform(

@@ -129,7 +129,7 @@ class FactorizeGemm(LowRankPass):
         for rank in self.ranks(k, n, target, curve, spectra(weight)):
             elements = math.prod(batch) * rank * (k + n)
             stage = Stage(self.name, {"method": method, "rank": rank})
-            yield Candidate((stage,), float(curve[rank]), elements * size, 2 * elements)
+            yield Candidate((stage,), float(curve[rank]), int(elements * size), 2 * elements)
 
     def transform(
         self, layer: Layer, stage: Stage, factors: Factors, stats: LayerStatistics | None

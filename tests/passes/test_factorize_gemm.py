@@ -416,6 +416,7 @@ def test_the_ladder_descends_and_errors_rise(k, n):
     assert all(rank >= 16 and rank * (k + n) <= 0.9 * k * n for rank in ranks)
     errors = [c.error for c in found]
     assert errors == sorted(errors)
+    assert all(isinstance(c.bytes, int) for c in found)
     assert [c.bytes for c in found] == [8 * rank * (k + n) for rank in ranks]
 
 
