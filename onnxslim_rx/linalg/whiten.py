@@ -24,6 +24,7 @@ from onnxslim_rx.linalg.matrix import (
     check_matrix,
     check_rank,
     fix_signs,
+    floating,
     tail,
     to_unit_scale,
 )
@@ -63,11 +64,12 @@ def whitened_svd(
     Source: SVD-LLM (Wang et al., ICLR 2025) whitens by a Cholesky factor of the Gram matrix; the
     projection of the outputs used here is the same optimum (Eckart & Young 1936 on `X W`).
     """
-    w = check_matrix(weight)
-    check_rank(rank, w.shape)
-    if not w.any():  # whatever the activations are
-        return np.zeros((len(w), rank)), np.eye(rank, w.shape[1])
-    w, ridged, exponent = _check(w, gram, rows)
+    narrow = floating(weight)
+    k, n = narrow.shape
+    check_rank(rank, (k, n))
+    if not narrow.any():  # whatever the activations are
+        return np.zeros((k, rank)), np.zeros((rank, n))
+    w, ridged, exponent = _check(narrow, gram, rows)
     if tol > 0.0:
         vectors = svd(gram_root(ridged) @ w, rank, tol=tol).vt.T
     else:
