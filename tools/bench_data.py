@@ -56,7 +56,7 @@ class Task:
         (self.folder / "task.json").write_text(text, encoding="utf-8")
 
 
-def minilm(task: Task, rng: np.random.Generator) -> None:
+def minilm(task: Task, rng: np.random.Generator, calibrate: int = 256) -> None:
     """256 sentences to calibrate, 400 others to score, each of its own length."""
     from tokenizers import Tokenizer
 
@@ -65,11 +65,14 @@ def minilm(task: Task, rng: np.random.Generator) -> None:
     tokenizer.no_truncation()
     lines = (ASSETS / "data" / "sst2_train.tsv").read_text(encoding="utf-8").splitlines()[1:]
     sentences = sorted({line.split("\t")[0].strip() for line in lines})
-    for number, index in enumerate(rng.permutation(len(sentences))[:656]):
+    order = rng.permutation(len(sentences))
+    # the same 400 score, however many calibrate
+    chosen = [*np.concatenate([order[:256], order[656:]])[:calibrate], *order[256:656]]
+    for number, index in enumerate(chosen):
         ids = np.array([tokenizer.encode(sentences[index]).ids], np.int64)
         sample = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         sample["token_type_ids"] = np.zeros_like(ids)
-        task.add("calibrate" if number < 256 else "score", sample)
+        task.add("calibrate" if number < calibrate else "score", sample)
 
 
 def cifar(name: str) -> Callable[[Task, np.random.Generator], None]:
