@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
@@ -9,10 +10,23 @@ import onnx_ir as ir
 from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skip, Skipped, Stage
 from onnxslim_rx.rewriter import Editor
 
-__all__ = ["Treatment", "apply_stage", "apply_treatments"]
+__all__ = ["Made", "Treatment", "apply_stage", "apply_treatments"]
 
 Treatment = tuple[Layer, Sequence[Stage], LayerStatistics | None]
 """A layer of the model, what is to be done to it, and what is known of its input."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a stage left behind.
+
+    Args:
+        weights: new constants, and what new nodes compute, that later stages of a chain may treat.
+        moved: constants of other layers in a new place, by what they were before.
+    """
+
+    weights: Sequence[ir.Value]
+    moved: Mapping[ir.Value, ir.Value]
 
 
 def apply_treatments(
@@ -25,7 +39,7 @@ def apply_treatments(
     """Treat layers of `model`, in place.
 
     Stages are carried out one after the other over all layers: the second stage of a chain gets
-    the layers among the nodes that the first stage of the same chain emitted.
+    the layers whose weights the first stage of the same chain made.
 
     Args:
         model: changed in place.
@@ -40,18 +54,21 @@ def apply_treatments(
     editor = Editor(model)
     todo = [(layer, tuple(stages), stats) for layer, stages, stats in treatments if stages]
     while todo:
-        following: dict[ir.Node, tuple[Stage, ...]] = {}
+        following: dict[ir.Value, tuple[Stage, ...]] = {}
         for layer, stages, stats in todo:
             found = _still_there(layer, model, passes[stages[0].pass_name])
-            emitted = (
+            made = (
                 apply_stage(editor, found, stages[0], stats, passes)
                 if found is not None
                 else Skip("another treatment took its nodes away")
             )
-            if isinstance(emitted, Skip):
-                skipped.append(Skipped(layer.name, f"{stages[0]}: {emitted.why}"))
-            elif len(stages) > 1:
-                following.update(dict.fromkeys(emitted, stages[1:]))
+            if isinstance(made, Skip):
+                skipped.append(Skipped(layer.name, f"{stages[0]}: {made.why}"))
+                continue
+            for old in made.moved.keys() & following.keys():
+                following[made.moved[old]] = following.pop(old)
+            if len(stages) > 1:
+                following.update(dict.fromkeys(made.weights, stages[1:]))
         if between is not None:
             between()
             between = None
@@ -69,15 +86,15 @@ def _still_there(layer: Layer, model: ir.Model, one: CompressionPass) -> Layer |
 
 def _next_layers(
     model: ir.Model,
-    following: Mapping[ir.Node, tuple[Stage, ...]],
+    following: Mapping[ir.Value, tuple[Stage, ...]],
     passes: Mapping[str, CompressionPass],
 ) -> list[tuple[Layer, tuple[Stage, ...], LayerStatistics | None]]:
-    """The layers among emitted nodes, as the pass of each node's next stage sees them."""
+    """The layers of new weights, as the pass of each weight's next stage sees them."""
     found: list[tuple[Layer, tuple[Stage, ...], LayerStatistics | None]] = []
     for name in sorted({stages[0].pass_name for stages in following.values()}):
         for layer in passes[name].layers(model):
-            if isinstance(layer, Layer) and layer.node in following:
-                stages = following[layer.node]
+            if isinstance(layer, Layer) and layer.weight in following:
+                stages = following[layer.weight]
                 if stages[0].pass_name == name:
                     found.append((layer, stages, None))
     return found
@@ -89,7 +106,7 @@ def apply_stage(
     stage: Stage,
     stats: LayerStatistics | None,
     passes: Mapping[str, CompressionPass],
-) -> Sequence[ir.Node] | Skip:
+) -> Made | Skip:
     """Carry out one stage on one layer, in place.
 
     Args:
@@ -100,11 +117,12 @@ def apply_stage(
         passes: by name.
 
     Returns:
-        The nodes that take the place of the layer's, or the pass's refusal.
+        What was made, or the pass's refusal.
     """
     chosen = passes[stage.pass_name]
     tape = ir.tape.Tape()
-    weight = layer.weight
+    weight, own = layer.weight, layer.weights
+    inner = {value for node in layer.nodes for value in node.outputs}
     made = chosen.apply(layer, stage, stats, tape)
     if isinstance(made, Skip):
         return made
@@ -115,7 +133,14 @@ def apply_stage(
     else:
         editor.replace([layer.node], tape, {layer.output: made}, by=chosen.name)
         editor.remove_unused([weight])
-    return tape.nodes
+    moved = {
+        old: new
+        for old, new in (made.items() if isinstance(made, Mapping) else ())
+        if old not in inner and old not in own
+    }
+    computed = [value for node in tape.nodes for value in node.outputs]
+    weights = [v for v in (*tape.initializers, *computed) if v not in set(moved.values())]
+    return Made(weights, moved)
 
 
 def _replace_region(
