@@ -138,10 +138,8 @@ class FactorizeEmbedding(LowRankPass):
         if not 1 <= int(stage.options["rank"]) <= min(table.shape):
             return Skip(f"rank {stage.options['rank']} does not fit a table of {table.shape}")
         factors = _factorize(layer, table, stage, stats, table.dtype)
-        stored = store(tape, factors, [f"{root.name}.p", f"{root.name}.q"], tensor.dtype)
-        if stored is None:
-            return Skip(f"the factors do not fit into {tensor.dtype.name}")
-        pair = _Pair(stored[0], stored[1], tape)
+        first, second = store(tape, factors, [f"{root.name}.p", f"{root.name}.q"], tensor.dtype)
+        pair = _Pair(first, second, tape)
         return {read.node.outputs[0]: pair.emit(read) for read in reads}
 
 
@@ -200,7 +198,12 @@ def _factorize(
     counts, gram = _known(layer, stats, _settled(str(stage.options["method"]), layer, stats))
     moments: RowMoments = row_moments(table, counts)
     a, q = projections(moments, gram, int(stage.options["rank"]))
-    return times(table, a, dtype), q
+    # balanced factors are as large as roots of singular values, so that narrow types hold them
+    lengths = np.sqrt(np.maximum(np.einsum("kr,kr->r", a, moments.plain @ a), 0.0))
+    widths = np.linalg.norm(q, axis=1)
+    live = (lengths > 0) & (widths > 0)
+    scale = np.sqrt(np.divide(widths, lengths, out=np.ones_like(widths), where=live))
+    return times(table, a * scale, dtype), q / scale[:, None]
 
 
 def _settled(method: str, layer: Layer, stats: LayerStatistics | None) -> str:

@@ -311,6 +311,14 @@ def test_factors_have_the_type_of_the_table(build_model, rng, dtype, feeds):
     close(model, after, feeds, 3e-3 if dtype == np.float16 else 1e-12)
 
 
+def test_factors_of_large_half_precision_tables_are_finite(build_model, rng, feeds):
+    weight = (table(rng, K) * 1e4).clip(-6e4, 6e4).astype(np.float16)
+    after = treat(build_model(LOOKUP.replace("float", "float16"), {"E": weight}), K)
+    p, q = (tensor_of(v).numpy().astype("d") for v in after.graph.initializers.values())
+    np.testing.assert_allclose(np.linalg.norm(p, axis=0), np.linalg.norm(q, axis=1), rtol=1e-2)
+    np.testing.assert_allclose(p @ q, weight.astype("d"), atol=2e-3 * 6e4)
+
+
 REFUSED = {
     "transposed": ("float[A, B, 37] y) { T = Transpose(E) y = Gather(T, i) }", "axis other than 0"),
     "added": ("float[37, 12] y) { h = Gather(E, i) y = Add(E, E) }", "shared with Add"),
