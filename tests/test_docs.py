@@ -6,11 +6,14 @@ import importlib.util
 import re
 import shlex
 import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
 
-from onnxslim_rx import cli
+from onnxslim_rx import cli, registry
+from onnxslim_rx.plans import Plan
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -26,8 +29,18 @@ def readme(root):
 @pytest.fixture(scope="module")
 def commands(readme):
     """Every command of the README, in words, without its comment."""
-    lines = "".join(blocks(readme, "sh")).splitlines()
+    return lines_of(readme)
+
+
+def lines_of(text: str) -> list[list[str]]:
+    """The commands in a document, in words, without comments."""
+    lines = "".join(blocks(text, "sh")).splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.fixture(scope="module")
+def tutorial(root):
+    return (root / "docs" / "factorization.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -57,6 +70,70 @@ def test_python_of_the_readme_runs(readme, folder, capsys):
     assert (folder / "small.onnx").stat().st_size > 0
 
 
+@pytest.fixture
+def demo(folder, root):
+    """A folder as the tutorial's first commands leave it, with fewer samples."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    return folder
+
+
+def test_commands_of_the_tutorial_run_in_order(tutorial, demo, root, capsys):
+    told = lines_of(tutorial)
+    assert told[0] == ["pip", "install", ".[report]"]  # test_packaging.py installs
+    copies = [words for words in told if words[0] == "cp"]
+    assert [words[2] for words in copies] == ["model.onnx", "samples.npz"]
+    assert all((root / words[1]).exists() for words in copies)
+    ours = [words[1:] for words in told if words[0] == "onnxslim-rx"]
+    assert len(ours) + len(copies) + 1 == len(told)
+    assert [words[0] for words in ours] == [
+        "inspect", "plan", "optimize", "compare", "bench", "optimize", "optimize",
+    ]  # fmt: skip
+    for words in ours:
+        assert cli.main(words) == 0, (words, capsys.readouterr().err)
+    pages = ("spectra.html", "plan.html", "report.html")
+    assert all("<svg" in (demo / page).read_text(encoding="utf-8") for page in pages)
+    assert (demo / "again.onnx").read_bytes() == (demo / "small.onnx").read_bytes()
+
+
+def test_options_of_the_tutorial_are_there(tutorial, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["optimize", "--help"])
+    text = capsys.readouterr().out
+    prose = re.sub(r"^```.*?^```$", "", tutorial, flags=re.MULTILINE | re.DOTALL)
+    options = set(re.findall(r"`(--[a-z-]+)", prose))
+    assert len(options) >= 7
+    assert all(option in text for option in options)
+
+
+def test_passes_of_the_tutorial_are_those_that_factorize(tutorial):
+    told = set(re.findall(r"^\| (factorize-[a-z]+) \|", tutorial, re.MULTILINE))
+    assert told >= {name for name in registry.all_passes() if name.startswith("factorize-")}
+
+
+def test_the_plan_of_the_tutorial_can_be_read(tutorial):
+    (entry,) = blocks(tutorial, "toml")
+    head = Plan("0" * 64, "ort-cpu", {}, ()).to_toml().replace("layer = []\n", "")
+    (layer,) = Plan.from_toml(head + entry).layers
+    assert [stage.pass_name for stage in layer.stages] == ["factorize-gemm", "quantize-weights"]
+
+
+def test_the_pass_of_the_tutorial_works(tutorial, demo, capsys):
+    own, use = blocks(tutorial, "python")
+    scope = {"__name__": "my_pass"}
+    sys.modules["my_pass"] = types.ModuleType("my_pass")  # dataclasses look their module up
+    try:
+        exec(compile(own + use, "factorization.md", "exec"), scope)
+    finally:
+        del sys.modules["my_pass"]
+    assert float(capsys.readouterr().out) > 0.8
+    weight = np.random.default_rng(1).standard_normal((30, 5)) @ np.ones((5, 40))
+    columns, rest = scope["split"](weight, 1)
+    np.testing.assert_allclose(columns @ rest, weight)
+    found = scope["rx"].optimize("model.onnx", calibration="samples.npz", progress=False)
+    assert found.plan.changes  # the planner is not disturbed by what is not registered
+
+
 def test_bootstrap_commands_are_accepted_and_are_what_ci_runs(root, commands, monkeypatch):
     spec = importlib.util.spec_from_file_location("dev", root / "tools" / "dev.py")
     assert spec is not None
@@ -80,6 +157,7 @@ def test_no_other_command_is_told(commands):
 
 def test_links_between_files_lead_somewhere(root):
     documents = [*root.glob("*.md"), *(root / "models").glob("*.md"), root / "kernels/README.md"]
+    documents += (root / "docs").glob("*.md")
     for document in documents:
         text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
