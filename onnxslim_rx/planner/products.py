@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Product:
         reads_transposed: the rows of X lie along the last axis of what enters.
         makes_transposed: as `reads_transposed`, of what leaves.
         alpha: the factor.
-        plain: nothing is added, and every position is read.
+        plain: nothing is added.
     """
 
     layer: Layer
@@ -88,7 +88,7 @@ def main_products(model: ir.Model) -> Iterator[tuple[WeightUse, Product | str]]:
 
 
 def pairs(
-    model: ir.Model, names: Mapping[str, object]
+    model: ir.Model, names: Collection[str]
 ) -> Iterator[tuple[Product | None, Product] | Skipped]:
     """Products that factorizing passes left: the last of each layer, the first where there is one.
 
@@ -144,12 +144,11 @@ def _product(use: WeightUse) -> Product:
     name = str(use.weight.name)
     kind = _KINDS[use.kind]
     layer = Layer(name, node.op_type, kind, node, use.index, use.activation_index)
+    added = len(node.inputs) > 2 and node.inputs[2] is not None
     if kind == "conv":
-        every = set(node.attributes.get_ints("strides", [])) <= {1}
-        return Product(layer, True, False, False, 1.0, every and len(node.inputs) < 3)
+        return Product(layer, True, False, False, 1.0, not added)
     flags = [bool(node.attributes.get_int(flag, 0)) for flag in ("transA", "transB")]
     of_weight, of_other = flags if left else flags[::-1]
-    added = len(node.inputs) > 2 and node.inputs[2] is not None
     return Product(
         layer,
         stored_transposed=of_weight != left,

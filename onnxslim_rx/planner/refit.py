@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from onnxslim_rx.calibration import Dataset, Moments, Stop, walk
 from onnxslim_rx.calibration.collect import MEMORY_BYTES, shapes_of
+from onnxslim_rx.ir import nodes
 from onnxslim_rx.linalg import mismatch_energy, reduced_rank_regression, ridge_regression
 from onnxslim_rx.passbase import Skipped
 from onnxslim_rx.planner.products import Product, main_products, pairs, target_of
@@ -180,7 +181,8 @@ def _fits(
     found: list[tuple[int, int, _Fit]] = []
     skipped: dict[str, str] = {}
     taken: set[str] = set()
-    for one in pairs(compressed, wanted):
+    every = {str(v.name) for node in nodes(original) for v in node.outputs}
+    for one in pairs(compressed, every):
         output = one.where if isinstance(one, Skipped) else str(one[1].layer.output.name)
         weight = products.get(output)
         name = output if weight is None else weight.layer.name
@@ -189,6 +191,9 @@ def _fits(
         taken.add(name)
         if isinstance(one, Skipped):
             skipped[name] = one.why
+            continue
+        if output not in wanted:  # it moved out of the body of another node
+            skipped[name] = "the original computes it elsewhere"
             continue
         first, last = one
         k = (first or last).shape[0]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxslim_rx.calibration import Stop, spool, tandem, walk
+from onnxslim_rx.calibration import Stop, spool, walk
 from onnxslim_rx.calibration.pairing import PREFIX, pair_up
 from onnxslim_rx.calibration.samples import Samples, held
 from onnxslim_rx.errors import InputError
@@ -61,23 +63,23 @@ def rows(array, transposed, mask=None):
 
 def naive(original, compressed, at, data):
     """The moments of a stop from uncut runs."""
-    x, wanted, now = [], [], []
+    parts: list[Any] = []
     entering = at.layer.activation.name
     for sample in data:
         mask = sample["mask"].astype(bool) if "mask" in sample else None
         one = seen(original, [at.target], sample)
         other = seen(compressed, [entering, at.target], sample)
-        x.append(rows(other[entering], at.transposed, mask))
-        wanted.append(rows(one[at.target], at.transposed, mask))
-        now.append(rows(other[at.target], at.transposed, mask))
-    x, wanted, now = (np.concatenate(each) for each in (x, wanted, now))
+        arrays = (other[entering], one[at.target], other[at.target])
+        parts.append([rows(array, at.transposed, mask) for array in arrays])
+    x, wanted, now = (np.concatenate(each) for each in zip(*parts, strict=True))
     missing = wanted - now
     return x.T @ x, x.T @ missing, np.sum(missing**2), np.sum(wanted**2), len(x)
 
 
 def assert_walk(original, compressed, stops, data, rng, memory_bytes=1 << 30):
     """Every stop finds what uncut runs with the changes so far give; returns the order."""
-    changed, order = {}, []
+    changed: dict[str, Any] = {}
+    order = []
     before = digest(original), digest(compressed)
 
     def react(at, moments):
@@ -120,7 +122,7 @@ BLOCK = """
 def residual(rng, noise, model_of, depth):
     """A chain of blocks in which a product of two factors is added to what entered the block."""
     body = " ".join(BLOCK.format(i=i, j=i + 1) for i in range(depth))
-    weights = {}
+    weights: dict[str, Any] = {}
     for i in range(depth):
         weights |= {f"{n}{i}": 2 * noise(rng, WIDTH, WIDTH) for n in ("wq", "wk", "p", "r")}
         weights[f"c{i}"] = noise(rng, WIDTH)
@@ -173,14 +175,25 @@ def test_stops_far_apart_are_cut_in_between(monkeypatch, rng, noise, model_of, d
     assert len(steps[0]) > 2
 
 
+def recording(calls):
+    """Notes at which stop it is asked, and changes nothing."""
+
+    def react(at, moments):
+        calls.append(at.name)
+        return {}
+
+    return react
+
+
 def counted_steps(monkeypatch):
-    plan, found = tandem.plan_steps, []
+    module = importlib.import_module("onnxslim_rx.calibration.tandem")
+    plan, found = module.plan_steps, []
 
     def counting(*args):
         found.append(plan(*args))
         return found[-1]
 
-    monkeypatch.setattr(tandem, "plan_steps", counting)
+    monkeypatch.setattr(module, "plan_steps", counting)
     return found
 
 
@@ -325,8 +338,8 @@ def test_what_cannot_be_measured_says_why(rng, noise, model_of, data):
         Stop("nan", layer(small, "e"), "n", WIDTH, False, ("w3",)),
         stop(small, "e", "y"),
     ]
-    calls = []
-    reasons = walk(model, small, stops, data, lambda at, _: calls.append(at.name) or {})
+    calls: list[str] = []
+    reasons = walk(model, small, stops, data, recording(calls))
     assert calls == ["at e"]
     assert reasons == {
         "in": "it is no linear layer of the main graph",
@@ -355,8 +368,8 @@ def test_a_stop_where_nothing_can_wait_is_left_out(rng, noise, model_of, data):
     )  # fmt: skip
     small = moved(rng, model)
     stops = [stop(small, "a", "a"), stop(small, "b", "b"), stop(small, "d", "y")]
-    calls = []
-    reasons = walk(model, small, stops, data, lambda at, _: calls.append(at.name) or {})
+    calls: list[str] = []
+    reasons = walk(model, small, stops, data, recording(calls))
     assert reasons == {"at b": "what is computed there cannot wait on disk"}
     assert calls[-2:] == ["at a", "at d"]
 
@@ -403,7 +416,12 @@ def test_progress_counts_every_step_of_every_sample(rng, noise, model_of, data):
 
 def test_samples_are_held_where_they_fit(data):
     reads = []
-    lazy = Samples(lambda i: reads.append(i) or data[i], range(3))
+
+    def get(number):
+        reads.append(number)
+        return data[number]
+
+    lazy = Samples(get, range(3))
     size = sum(sample["x"].nbytes for sample in data)
     assert held(lazy, size - 1) is lazy
     kept = held(lazy, size)
