@@ -29,7 +29,7 @@ from onnxslim_rx.runtime import Runner
 from onnxslim_rx.spectra import model_spectra
 from onnxslim_rx.targets import Target
 from onnxslim_rx.verify import Comparison, compare_runs, generate_inputs
-from onnxslim_rx.vocabulary import Preset, Verify
+from onnxslim_rx.vocabulary import Allocation, Preset, Verify
 
 __all__ = ["Result", "bench", "compare", "inspect", "optimize", "plan", "simplify"]
 
@@ -82,6 +82,7 @@ def optimize(
     also: Sequence[str] = (),
     freeze_weights: bool = False,
     fold_limit: int | None = None,
+    allocation: Allocation = "program",
 ) -> Result:
     """Make a model as small and fast as the budget allows.
 
@@ -110,6 +111,8 @@ def optimize(
             constants that callers can no longer override.
         fold_limit: bytes by which folding constants may make the file grow; None: 1 MiB, and
             64 KiB for each.
+        allocation: how ranks and bits are spread over the layers: "program" (the best that the
+            measurements allow), or for comparison "lagrangian", "greedy" or "uniform".
 
     Returns:
         The result; nothing is written until `Result.save`.
@@ -121,7 +124,7 @@ def optimize(
     with _showing(progress):
         outcome = _optimizer(
             model, budget, calibration, metric, target, preset, seed, cache, memory_bytes,
-            verify, skip, only, also, freeze_weights, fold_limit,
+            verify, skip, only, also, freeze_weights, fold_limit, allocation,
         ).run(_read_plan(plan))  # fmt: skip
     return Result(
         to_kind(outcome.model, kind_of(model)),
@@ -149,12 +152,13 @@ def plan(
     also: Sequence[str] = (),
     freeze_weights: bool = False,
     fold_limit: int | None = None,
+    allocation: Allocation = "program",
 ) -> Plan:
     """Decide what `optimize` would do; arguments and errors are the same."""
     with _showing(progress):
         outcome: Outcome = _optimizer(
             model, budget, calibration, metric, target, preset, seed, cache, memory_bytes,
-            "end", skip, only, also, freeze_weights, fold_limit,
+            "end", skip, only, also, freeze_weights, fold_limit, allocation,
         ).run(None)  # fmt: skip
     return outcome.plan
 
@@ -304,6 +308,7 @@ def _optimizer(
     also: Sequence[str],
     freeze_weights: bool,
     fold_limit: int | None,
+    allocation: Allocation,
 ) -> Optimizer:
     return Optimizer(
         model,
@@ -321,6 +326,7 @@ def _optimizer(
         also=tuple(also),
         freeze_weights=freeze_weights,
         fold_limit=fold_limit,
+        allocation=allocation,
     )
 
 

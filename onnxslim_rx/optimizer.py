@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxslim_rx import registry
-from onnxslim_rx.calibration import Calibration
+from onnxslim_rx.calibration import MEMORY_BYTES, Calibration
 from onnxslim_rx.errors import BudgetError, InputError
 from onnxslim_rx.ir import ModelLike, digest, load
 from onnxslim_rx.manager import JournalEntry
@@ -31,6 +31,7 @@ from onnxslim_rx.planner import (
     find_units,
     measure_damages,
     measure_latencies,
+    refit,
     solve,
 )
 from onnxslim_rx.plans import Budget, Plan
@@ -38,6 +39,7 @@ from onnxslim_rx.preparation import (
     blas_threads,
     flops_counter,
     frozen,
+    longest,
     metric_name,
     resolve_budget,
     safe_without_data,
@@ -50,7 +52,7 @@ from onnxslim_rx.runtime import Runner, least_onnxruntime
 from onnxslim_rx.summary import Facts, make_report, rows_of_plan
 from onnxslim_rx.targets import Target, load_target
 from onnxslim_rx.verify import compare_runs, generate_inputs
-from onnxslim_rx.vocabulary import Preset, Verify
+from onnxslim_rx.vocabulary import Allocation, Preset, Verify
 
 __all__ = ["Optimizer", "Outcome"]
 
@@ -89,6 +91,7 @@ class Optimizer:
     also: tuple[str, ...]
     freeze_weights: bool
     fold_limit: int | None
+    allocation: Allocation
 
     def run(self, plan: Plan | None) -> Outcome:
         """Carry out `plan`, or search for one.
@@ -237,13 +240,17 @@ class _Run:
                 for unit in units:
                     unit.choices = [c for c in unit.choices if safe_without_data(c)]
         units = [unit for unit in units if len(unit.choices) > 1]
+        # not on the samples that the factors were fitted to
+        select, cache = self.parts.select, self.options.cache
         with self.phase("measure latency"):
-            measure_latencies(units, passes, self.target)
+            measure_latencies(
+                units, passes, self.target, model=self.cleaned, sample=longest(select), cache=cache
+            )
         with self.phase("measure sensitivity"):
             if units:
-                # not on the samples that the factors were fitted to
-                select, outputs = self.parts.select, self.budget.outputs
-                measure_damages(self.cleaned, units, passes, select, outputs)
+                measure_damages(
+                    self.cleaned, units, passes, select, self.budget.outputs, cache=cache
+                )
         return units, skipped
 
     # -- three ways to an outcome --------------------------------------------------------------
@@ -287,6 +294,8 @@ class _Run:
             split=self.parts,
             blind=self.blind,
             limits=self.limits,
+            allocation=self.options.allocation,
+            refit=None if self.blind else self.refit,
         )
         try:
             with self.phase("search and verify"):
@@ -326,7 +335,8 @@ class _Run:
         passes = self.compression_passes()
         stats = self.statistics(passes)
         with self.phase("rewrite"):
-            model, refused = apply_plan(self.cleaned, plan.layers, passes, stats)
+            refit = self.refit if plan.refit else None
+            model, refused = apply_plan(self.cleaned, plan.layers, passes, stats, refit=refit)
         with self.phase("verify"):
             verdict = self.judge(Runner(model))
             why = verdict.why or self.limits.broken(model)
@@ -337,6 +347,11 @@ class _Run:
             report.failure, error.report = why, report
             raise error
         return Outcome(model, plan, report)
+
+    def refit(self, model: ir.Model) -> None:
+        """Fit the weights of layers in a new form to what the original computes, in place."""
+        memory = self.options.memory_bytes or MEMORY_BYTES
+        refit(self.cleaned, model, self.parts.calibrate, memory_bytes=memory)
 
     def judge(self, candidate: Runner) -> Verdict:
         """On the samples held back."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from threadpoolctl import threadpool_limits
@@ -29,6 +30,7 @@ __all__ = [
     "blas_threads",
     "flops_counter",
     "frozen",
+    "longest",
     "metric_name",
     "resolve_budget",
     "safe_without_data",
@@ -37,6 +39,7 @@ __all__ = [
     "statistics",
 ]
 
+_LOOKED_AT = 64
 # As many made-up samples as a quick run affords: they prove little however many there are.
 _SYNTHETIC_SAMPLES = 16
 
@@ -190,6 +193,12 @@ def frozen(model: ir.Model) -> ir.Model:
     # before version 4 of the format, every initializer had to be listed as an input
     copy.ir_version = max(copy.ir_version, 4)
     return copy
+
+
+def longest(data: Dataset) -> Mapping[str, Any]:
+    """The sample with the most elements among the first: layers are timed on what it gives them."""
+    few = [data[i] for i in range(min(len(data), _LOOKED_AT))]
+    return max(few, key=lambda sample: sum(np.size(array) for array in sample.values()))
 
 
 def safe_without_data(choice: Choice) -> bool:

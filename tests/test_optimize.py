@@ -255,7 +255,7 @@ def test_the_error_names_the_smallest_plan_that_was_found(digits):
 def test_a_prediction_that_is_far_off_bars_the_way_to_nothing(rng, monkeypatch):
     """Ranks of a matrix without structure are said to cost nothing, and INT8 to cost something."""
 
-    def lie(model, units, passes, data, wanted):
+    def lie(model, units, passes, data, wanted, cache):
         for unit in units:
             for choice in unit.choices[1:]:
                 cut = choice.stages[0].pass_name == "factorize-gemm"

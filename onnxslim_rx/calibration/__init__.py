@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxslim_rx.calibration.collect import collect
+from onnxslim_rx.calibration.collect import MEMORY_BYTES, collect
 from onnxslim_rx.calibration.data import (
     Calibration,
     Source,
@@ -19,6 +19,7 @@ from onnxslim_rx.calibration.statistics import Statistics
 from onnxslim_rx.calibration.tandem import Moments, Stop, walk
 
 __all__ = [
+    "MEMORY_BYTES",
     "Calibration",
     "Dataset",
     "Moments",

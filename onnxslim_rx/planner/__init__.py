@@ -9,6 +9,7 @@ from onnxslim_rx.planner.limits import CostLimits
 from onnxslim_rx.planner.make import solve
 from onnxslim_rx.planner.options import Choice, Unit, find_units
 from onnxslim_rx.planner.problem import Outcome, Problem, Trial
+from onnxslim_rx.planner.refit import Refitted, refit
 from onnxslim_rx.planner.sensitivity import measure_damages
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Judge",
     "Outcome",
     "Problem",
+    "Refitted",
     "Trial",
     "Unit",
     "Verdict",
@@ -24,5 +26,6 @@ __all__ = [
     "find_units",
     "measure_damages",
     "measure_latencies",
+    "refit",
     "solve",
 ]
