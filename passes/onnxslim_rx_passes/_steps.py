@@ -7,7 +7,7 @@ that passes that store weights differently unfold them once, not in every step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxslim_rx.ir import mark
 from onnxslim_rx_passes._recurrent import Cell
+from onnxslim_rx_passes._supplies import Supplies
 
 __all__ = ["Writer"]
 
@@ -33,10 +34,10 @@ class Writer:
     """
 
     def __init__(self, cell: Cell, opset: int, tape: ir.tape.Tape, name: str, by: str) -> None:
-        self._cell, self._opset, self._tape = cell, opset, tape
-        self._name, self._by = name, by
-        self._dtype = ir.DataType.from_numpy(cell.weight.dtype)
-        self._known: dict[str, ir.Value] = {}
+        self._cell, self._tape, self._by = cell, tape, by
+        dtype = ir.DataType.from_numpy(cell.weight.dtype)
+        self._supplies = Supplies(opset, tape, dtype, name)
+        self._made: dict[str, ir.Value] = {}
 
     def emit(
         self, weight: ir.Value, factors: Sequence[Sequence[ir.Value]]
@@ -54,19 +55,17 @@ class Writer:
         every = self._tape.op("MatMul", [x, weight])
         bias = self._outer_bias()
         if bias.any():
-            every = self._tape.op("Add", [every, self._constant("bias", bias.reshape(-1))])
+            every = self._tape.op("Add", [every, self._supplies.numbers("bias", bias.reshape(-1))])
         width = cell.gates * cell.hidden
-        parts = self._split(self._tape, every, [width] * len(cell.reverse), 2)
-        with_steps = cell.node.outputs[0] in wanted
+        parts = self._supplies.split(self._tape, every, [width] * len(cell.reverse), 2)
         runs = [
-            self._scan(number, part, factors[number], with_steps)
-            for number, part in enumerate(parts)
+            self._scan(number, part, factors[number], wanted) for number, part in enumerate(parts)
         ]
         made = {}
         for index, value in enumerate(cell.node.outputs):
             if value in wanted:
                 where = axis if index == 0 else int(cell.batch_first)
-                sides = [self._unsqueeze(run[index], where) for run in runs]
+                sides = [self._supplies.unsqueeze(run[index], where) for run in runs]
                 one = len(sides) == 1
                 made[value] = sides[0] if one else self._tape.op("Concat", sides, {"axis": where})
         return made
@@ -79,14 +78,15 @@ class Writer:
         return bias
 
     def _scan(
-        self, number: int, x: ir.Value, factors: Sequence[ir.Value], with_steps: bool
+        self, number: int, x: ir.Value, factors: Sequence[ir.Value], wanted: Sequence[ir.Value]
     ) -> dict[int, ir.Value]:
-        """One direction: all steps (0) where wanted, the last h (1) and c (2)."""
+        """One direction: what is wanted of all steps (0), the last h (1) and c (2)."""
         cell, reverse = self._cell, int(self._cell.reverse[number])
-        body = _Body(self._cell, number, self)
+        with_steps = cell.node.outputs[0] in wanted
+        body = _Body(self._cell, number, self._supplies)
         states = [self._initial(state, number) for state in range(2 if cell.op == "LSTM" else 1)]
         h, c = body.state("h"), body.state("c") if cell.op == "LSTM" else None
-        step = body.value("x", self._dtype, (None, cell.gates * cell.hidden))
+        step = body.value("x", self._supplies.dtype, (None, cell.gates * cell.hidden))
         new_h, new_c = body.step(step, h, c, factors)
         results, old = [new_h, new_c], [h, c]
         every, counters = new_h, []
@@ -94,17 +94,24 @@ class Writer:
             states.append(self._first_step(bool(reverse)))
             counter = body.value("t", ir.DataType.INT32, (1,))
             live = body.op("Less", counter, self._lengths(cell.lengths))
-            every = body.op("Where", live, new_h, self._constant("zero", np.zeros(())))
+            every = body.op("Where", live, new_h, self._supplies.numbers("zero", np.zeros(())))
             results = [
                 body.op("Where", live, new, before)
                 if new is not None and before is not None
                 else None
                 for new, before in zip(results, old, strict=True)
             ]
-            counters = [body.op("Add", counter, self._integer("step", [1 - 2 * reverse]))]
+            counters = [
+                body.op(
+                    "Add",
+                    counter,
+                    self._supplies.integers(f"step{reverse}", [1 - 2 * reverse], ir.DataType.INT32),
+                )
+            ]
             old.append(counter)
         outputs = [value for value in (*results, *counters) if value is not None]
         graph = body.close(
+            self._by,
             [value for value in (*old, step) if value is not None],
             [*outputs, every] if with_steps else outputs,
         )
@@ -119,7 +126,11 @@ class Writer:
             attributes |= {"scan_output_directions": [reverse], "scan_output_axes": [axis]}
         count = len(graph.outputs)
         ends = self._tape.op_multi_out("Scan", [*states, x], attributes, num_outputs=count)  # type: ignore[arg-type]
-        last = {1 + state: ends[state] for state in range(2 if cell.op == "LSTM" else 1)}
+        last = {
+            1 + state: self._ended(ends[state])
+            for state, value in enumerate(cell.node.outputs[1:])
+            if value in wanted
+        }
         return {0: ends[-1], **last} if with_steps else last
 
     def _initial(self, state: int, number: int) -> ir.Value:
@@ -127,90 +138,56 @@ class Writer:
         given = self._cell.initial(state)
         axis = int(self._cell.batch_first)
         if given is not None:
-            which = self._integer(f"direction{number}", number, np.int64)
+            which = self._supplies.integers(f"direction{number}", number)
             return self._tape.op("Gather", [given, which], {"axis": axis})
-        if "zeros" not in self._known:
+        if "zeros" not in self._made:
             samples = self._size(1 - axis)
-            hidden = self._integer("hidden", [self._cell.hidden], np.int64)
+            hidden = self._supplies.integers("hidden", [self._cell.hidden])
             shape = self._tape.op("Concat", [samples, hidden], {"axis": 0})
-            fill = ir.tensor(np.zeros(1, dtype=self._cell.weight.dtype), dtype=self._dtype)
-            self._known["zeros"] = self._tape.op("ConstantOfShape", [shape], {"value": fill})
-        return self._known["zeros"]
+            fill = ir.tensor(np.zeros(1, dtype=self._cell.weight.dtype), dtype=self._supplies.dtype)
+            self._made["zeros"] = self._tape.op("ConstantOfShape", [shape], {"value": fill})
+        return self._made["zeros"]
+
+    def _ended(self, state: ir.Value) -> ir.Value:
+        """The last state; zero for samples without steps, as ONNX Runtime has it."""
+        if self._cell.lengths is None:
+            return state
+        if "any" not in self._made:
+            none = self._supplies.integers("none", [0], ir.DataType.INT32)
+            lengths = self._lengths(self._cell.lengths)
+            self._made["any"] = self._tape.op("Less", [none, lengths])
+        zero = self._supplies.numbers("zero", np.zeros(()))
+        return self._tape.op("Where", [self._made["any"], state, zero])
 
     def _first_step(self, reverse: bool) -> ir.Value:
         """(1,) int32: number of the step that comes first."""
         if not reverse:
-            return self._integer("first", [0])
+            return self._supplies.integers("first", [0], ir.DataType.INT32)
         steps = self._tape.op(
             "Cast", [self._size(int(self._cell.batch_first))], {"to": ir.DataType.INT32}
         )
-        return self._tape.op("Sub", [steps, self._integer("one", [1])])
+        return self._tape.op("Sub", [steps, self._supplies.integers("one", [1], ir.DataType.INT32)])
 
     def _size(self, axis: int) -> ir.Value:
         """(1,) int64: a size of X."""
         shape = self._tape.op("Shape", [self._cell.node.inputs[0]])
-        return self._tape.op("Gather", [shape, self._integer(f"axis{axis}", [axis], np.int64)])
+        return self._tape.op("Gather", [shape, self._supplies.integers(f"axis{axis}", [axis])])
 
     def _lengths(self, value: ir.Value) -> ir.Value:
         """(B, 1), so that it can be compared with the number of the step."""
-        if "lengths" not in self._known:
-            shape = self._integer("column", [-1, 1], np.int64)
-            self._known["lengths"] = self._tape.op("Reshape", [value, shape])
-        return self._known["lengths"]
-
-    # what depends on the opset, and constants
-
-    def _split(
-        self, tape: ir.tape.Tape, x: ir.Value, sizes: Sequence[int], axis: int
-    ) -> Sequence[ir.Value]:
-        if len(sizes) == 1:
-            return [x]
-        if self._opset < 13:
-            given: Mapping[str, int | list[int]] = {"axis": axis, "split": list(sizes)}
-            return tape.op_multi_out("Split", [x], given, num_outputs=len(sizes))
-        split = self._integer("split" + "-".join(map(str, sizes)), list(sizes), np.int64)
-        return tape.op_multi_out("Split", [x, split], {"axis": axis}, num_outputs=len(sizes))
-
-    def _unsqueeze(self, x: ir.Value, axis: int) -> ir.Value:
-        if self._opset < 13:
-            return self._tape.op("Unsqueeze", [x], {"axes": [axis]})
-        axes = self._integer(f"axes{axis}", [axis], np.int64)
-        return self._tape.op("Unsqueeze", [x, axes])
-
-    def _clip(self, tape: ir.tape.Tape, x: ir.Value) -> ir.Value:
-        bound = self._cell.clip
-        if bound is None:
-            return x
-        if self._opset < 11:
-            return tape.op("Clip", [x], {"min": -bound, "max": bound})
-        low, high = (self._constant(n, np.array(b)) for n, b in (("low", -bound), ("high", bound)))
-        return tape.op("Clip", [x, low, high])
-
-    def _constant(self, name: str, array: Array) -> ir.Value:
-        """A constant of the type of the weights, made once."""
-        if name not in self._known:
-            narrow = array.astype(self._cell.weight.dtype)
-            tensor = ir.tensor(narrow, dtype=self._dtype, name=f"{self._name}.{name}")
-            self._known[name] = self._tape.initializer(tensor)
-        return self._known[name]
-
-    def _integer(
-        self, name: str, content: int | Sequence[int], dtype: type[np.integer] = np.int32
-    ) -> ir.Value:
-        key = f"{name}{content}" if name == "step" else name
-        if key not in self._known:
-            tensor = ir.tensor(np.array(content, dtype=dtype), name=f"{self._name}.{name}")
-            self._known[key] = self._tape.initializer(tensor)
-        return self._known[key]
+        if "lengths" not in self._made:
+            shape = self._supplies.integers("column", [-1, 1])
+            self._made["lengths"] = self._tape.op("Reshape", [value, shape])
+        return self._made["lengths"]
 
 
 class _Body:
     """The body of a Scan: one step of one direction."""
 
-    def __init__(self, cell: Cell, number: int, writer: Writer) -> None:
-        self._cell, self._number, self._writer = cell, number, writer
+    def __init__(self, cell: Cell, number: int, supplies: Supplies) -> None:
+        self._cell, self._number, self._supplies = cell, number, supplies
         self._tape = ir.tape.Tape()
-        self._prefix = f"{writer._name}.step{number}"
+        self._prefix = f"{supplies.name}.step{number}"
         self._functions = cell.functions[number]
 
     def value(self, name: str, dtype: ir.DataType, shape: tuple[int | None, ...]) -> ir.Value:
@@ -220,13 +197,13 @@ class _Body:
 
     def state(self, name: str) -> ir.Value:
         """A new input of a state, (B, H)."""
-        return self.value(name, self._writer._dtype, (None, self._cell.hidden))
+        return self.value(name, self._supplies.dtype, (None, self._cell.hidden))
 
     def op(self, op: str, *inputs: ir.Value) -> ir.Value:
         """A new node."""
         return self._tape.op(op, inputs)
 
-    def close(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Graph:
+    def close(self, by: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Graph:
         """The graph; a value that is given twice is passed through Identity."""
         distinct = []
         for value in outputs:
@@ -234,7 +211,7 @@ class _Body:
         names = [value.name for value in inputs]
         for count, node in enumerate(self._tape.nodes):
             node.name = f"{self._prefix}.{count}"
-            mark(node, self._writer._by)
+            mark(node, by)
             for which, value in enumerate(node.outputs):
                 value.name = f"{self._prefix}.{count}.{which}"
         assert len(set(names)) == len(names)
@@ -257,7 +234,7 @@ class _Body:
         i, o, f, new = self._split(before, [1] * 4)
         i = self._function(0, self._peep(0, i, c))
         if self._cell.coupled:
-            f = self.op("Sub", self._writer._constant("unit", np.ones(())), i)
+            f = self.op("Sub", self._supplies.numbers("unit", np.ones(())), i)
         else:
             f = self._function(0, self._peep(2, f, c))
         new = self._function(1, new)
@@ -277,7 +254,7 @@ class _Body:
             bias = self._cell.bias[self._number, 1, 2]
             if bias.any():
                 name = f"reset{self._number}"
-                product = self.op("Add", product, self._writer._constant(name, bias))
+                product = self.op("Add", product, self._supplies.numbers(name, bias))
             product = self.op("Mul", r, product)
         else:
             product = self._product(self.op("Mul", r, h), p, qs[1])
@@ -288,15 +265,17 @@ class _Body:
         return self.op("MatMul", self.op("MatMul", h, p), q)
 
     def _function(self, which: int, x: ir.Value) -> ir.Value:
-        return self.op(self._functions[which], self._writer._clip(self._tape, x))
+        if self._cell.clip is not None:
+            x = self._supplies.clip(self._tape, x, self._cell.clip)
+        return self.op(self._functions[which], x)
 
     def _peep(self, gate: int, x: ir.Value, c: ir.Value) -> ir.Value:
         if self._cell.peepholes is None:
             return x
         name = f"peephole{self._number}.{gate}"
-        weights = self._writer._constant(name, self._cell.peepholes[self._number, gate])
+        weights = self._supplies.numbers(name, self._cell.peepholes[self._number, gate])
         return self.op("Add", x, self.op("Mul", weights, c))
 
     def _split(self, x: ir.Value, gates: Sequence[int]) -> Sequence[ir.Value]:
         sizes = [count * self._cell.hidden for count in gates]
-        return self._writer._split(self._tape, x, sizes, 1)
+        return self._supplies.split(self._tape, x, sizes, 1)

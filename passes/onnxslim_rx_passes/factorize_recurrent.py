@@ -2,8 +2,6 @@
 
 `X W^T` becomes `(X P) Q`: a product in front of the operator, and a narrower W for all directions.
 The operator has no place for a factored R. So for `h P Q` the steps are written out as a Scan.
-
-What a Scan costs, measured: see `FactorizeRecurrent`.
 """
 
 from __future__ import annotations
@@ -61,6 +59,24 @@ class FactorizeRecurrent(LowRankPass):
       weight itself is kept, not the product.
 
     W and R are layers of their own, each under the name of its weight.
+
+    A step of the Scan costs some 12 us before it computes anything. Time against that of the
+    operator, measured on 2 cores (ONNX Runtime 1.31, one thread, batch 1, K = H, 60% / 25% of the
+    weight kept):
+
+    ========  ===========  ===========  ===========
+    H, steps  1            32           128
+    ========  ===========  ===========  ===========
+    LSTM, R
+    128       1.52 / 1.46  2.59 / 2.39  2.69 / 2.52
+    512       0.91 / 0.77  0.74 / 0.31  0.72 / 0.26
+    GRU, R
+    128       1.95 / 1.86  3.26 / 3.06  3.51 / 3.17
+    512       1.06 / 0.75  0.81 / 0.39  0.74 / 0.32
+    LSTM, W
+    128       0.90 / 0.86  0.88 / 0.82  0.86 / 0.79
+    512       0.82 / 0.69  0.93 / 0.84  0.95 / 0.93
+    ========  ===========  ===========  ===========
 
     Args:
         rank, ratio, energy, max_rel_error, min_quality, rule, min_saving, min_elements: see
