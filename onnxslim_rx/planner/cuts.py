@@ -169,7 +169,7 @@ def choose_cuts(
         if total[follow[i]] > total[i]:
             cuts.append(places[i])
         i = follow[i]
-    return cuts
+    return cuts or [0]
 
 
 def _elements(shape: Shape | None) -> int:
