@@ -138,6 +138,19 @@ def test_help_imports_nothing_heavy_and_costs_little():
         assert min(costs) <= 0.3  # seconds of CPU time, not of wall time
 
 
+def test_messages_need_nothing_heavy():
+    # an interruption may come while numpy is half loaded, and must still be told
+    program = (
+        "import sys; from onnxslim_rx.report.text import printable\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert not (HEAVY - {"rich"}) & set(done.stdout.split())
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
 def test_completion(capsys, shell):
     pytest.importorskip("shtab")

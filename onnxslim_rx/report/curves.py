@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-from onnxslim_rx.analysis import Spectrum
+if TYPE_CHECKING:  # messages are printed by this package before anything heavy is loaded
+    from onnxslim_rx.analysis import Spectrum
 
 __all__ = ["SpectrumRow", "spectrum_row"]
 
