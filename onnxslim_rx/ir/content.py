@@ -40,8 +40,7 @@ def _stored(tensor: onnx_ir.TensorProtocol) -> npt.NDArray[Any]:
     """An array with the bytes of `tensor`, at least one axis, a view where that is possible."""
     if isinstance(tensor, MappedTensor):
         return tensor.content
-    if tensor.dtype.bitwidth >= 8:  # of smaller ones numpy holds one a byte, ONNX two or more
-        array = np.atleast_1d(tensor.numpy())
-        if array.dtype.byteorder != ">" and sys.byteorder == "little":
-            return array
-    return np.frombuffer(tensor.tobytes(), np.uint8)
+    # of types below 8 bits numpy holds one element a byte, ONNX two or more
+    if tensor.dtype.bitwidth < 8 or sys.byteorder != "little":
+        return np.frombuffer(tensor.tobytes(), np.uint8)
+    return np.atleast_1d(tensor.numpy())

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.ir import bodies, clone, constant
-from onnxslim_rx.ir.spool import SPOOLED_BYTES, Spool
+from onnxslim_rx.ir import Spool, bodies, clone, constant, spool
 from onnxslim_rx.ir.walk import FOLDED, SPOOL
 
 __all__ = ["Build", "folded"]
@@ -51,7 +50,7 @@ def folded(model: ir.Model, build: Build) -> ir.Model:
         build: makes something that runs of a small model.
     """
     known: dict[str, _Folded] = model.meta.setdefault(FOLDED, {})
-    spool: Spool = model.meta.get(SPOOL) or Spool()
+    where: Spool = model.meta.get(SPOOL) or Spool()
     copy = clone(model)
     graph = copy.graph
     constants = {value: tensor for value in _sources(graph) if (tensor := constant(value))}
@@ -61,7 +60,7 @@ def folded(model: ir.Model, build: Build) -> ir.Model:
         sources = {source: constants[source] for source in read}
         name = str(value.name)
         if name not in known or not known[name].holds(chain, sources):
-            tensor = _compute(value, chain, sources, dict(copy.opset_imports), build, spool)
+            tensor = _compute(value, chain, sources, dict(copy.opset_imports), build, where)
             if tensor is None:
                 continue
             known[name] = _Folded(tensor, chain, sources)
@@ -123,7 +122,7 @@ def _is_wanted(value: ir.Value, made: Mapping[ir.Value, None]) -> bool:
     """Whether something that is not constant reads `value`, and it is large."""
     if value.is_graph_output() or value.dtype is None or value.dtype == ir.DataType.STRING:
         return False
-    if value.shape is None or not value.shape.is_static() or _size(value) < SPOOLED_BYTES:
+    if value.shape is None or not value.shape.is_static() or _size(value) < spool.SPOOLED_BYTES:
         return False
     return any(use.node.outputs[0] not in made for use in value.uses())
 
@@ -159,7 +158,7 @@ def _compute(
     sources: _Constants,
     imports: dict[str, int],
     build: Build,
-    spool: Spool,
+    where: Spool,
 ) -> ir.TensorProtocol | None:
     assert value.shape is not None  # asked for by `_is_wanted`
     assert value.dtype is not None
@@ -190,7 +189,7 @@ def _compute(
             yield found.reshape(-1).view(np.uint8)
 
     try:
-        return spool.put(like, parts())
+        return where.put(like, parts())
     except (InputError, ValueError):  # this runtime cannot compute it alone, or to another size
         return None
 

@@ -18,9 +18,8 @@ import onnx_ir as ir
 import onnxruntime
 
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.ir import is_large, load
+from onnxslim_rx.ir import is_large, load, spool
 from onnxslim_rx.ir.files import read_proto
-from onnxslim_rx.ir.spool import LARGE_BYTES, SPOOLED_BYTES
 from onnxslim_rx.ir.tensors import data_bytes, tensor_protos
 from onnxslim_rx.runtime.environment import version
 
@@ -40,7 +39,7 @@ def set_frugal(options: onnxruntime.SessionOptions) -> list[str]:
     if version() < _LIMIT_SINCE:
         return ["ConstantFolding"]
     limit = "optimization.constant_folding_max_output_size_in_bytes"
-    options.add_session_config_entry(limit, str(SPOOLED_BYTES))
+    options.add_session_config_entry(limit, str(spool.SPOOLED_BYTES))
     return []
 
 
@@ -59,7 +58,7 @@ def large_model_in(path: str | os.PathLike[str]) -> ir.Model | None:
 
 
 def _may_be_large(path: Path) -> bool:
-    if path.stat().st_size >= LARGE_BYTES:
+    if path.stat().st_size >= spool.LARGE_BYTES:
         return True
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content.find(b"location") < 0:  # without this key there is no external data
@@ -67,4 +66,4 @@ def _may_be_large(path: Path) -> bool:
     proto = read_proto(path)
     parts = (proto.graph, *proto.functions)
     sizes = [data_bytes(tensor) for part in parts for tensor in tensor_protos(part)]
-    return sum(sizes) >= LARGE_BYTES
+    return sum(sizes) >= spool.LARGE_BYTES
