@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
-from onnxslim_rx.linalg.matrix import Matrix, check_matrix, check_rank, fix_signs, tail
-from onnxslim_rx.linalg.moments import gram_root, ridge
-from onnxslim_rx.linalg.whiten import whitened_svd
+from onnxslim_rx.linalg.matrix import Matrix, balance, check_matrix, check_rank, fix_signs, tail
+from onnxslim_rx.linalg.moments import gram_root, ridge, triangular_root
 
 __all__ = [
     "augmented_gram",
@@ -119,48 +119,90 @@ def score_error_curve(query: Matrix, key: Matrix) -> Matrix:
 def value_factors(
     weight: Array, gram: Array, heads: int, width: int, *, rows: int | None = None
 ) -> tuple[Matrix, Matrix]:
-    """What makes heads narrower so that the output of each changes least.
+    """What makes heads narrower so that the output changes little.
+
+    Each head keeps the directions of its context that count most in what it adds to the output;
+    then the new output weight is the best one for all heads together, which are correlated.
 
     Args:
         weight: (H d, N), of the output projection.
         gram: (H d, H d), `C^T C` of the contexts that enter it.
         heads: H.
         width: r, 1 to min(d, N).
-        rows: see `whitened_svd`.
+        rows: number of rows that `gram` sums over, see `whitened_svd`.
 
     Returns:
         P (H, d, r), which goes into what makes the values, and Q (H, r, N), the new output weight.
+        Columns of P and rows of Q have equal norms, signs are fixed.
 
     Raises:
         ValueError: shapes that do not fit, entries that are not finite, or a width out of range.
     """
-    blocks = _outputs(weight, gram, heads)
-    pairs = [whitened_svd(w, g, width, rows=rows) for w, g in blocks]
-    return np.stack([p for p, _ in pairs]), np.stack([q for _, q in pairs])
+    w, g = _check_outputs(weight, gram, heads)
+    check_rank(width, (len(w) // heads, w.shape[1]))
+    g = g + np.eye(len(g)) * ridge(g, rows)
+    bases = _value_bases(w, g, heads)[..., :width]
+    triangle, fitted = _fit(w, g, bases)
+    q = scipy.linalg.solve_triangular(triangle, fitted, trans="T", lower=True, check_finite=False)
+    rest = q.reshape(width, heads, -1).transpose(1, 0, 2)
+    pairs = [fix_signs(*balance(p, part)) for p, part in zip(bases, rest, strict=True)]
+    return np.stack([p for p, _ in pairs]), np.stack([part for _, part in pairs])
 
 
 def value_error_curve(weight: Array, gram: Array, heads: int, *, rows: int | None = None) -> Matrix:
-    """(min(d, N) + 1,): error of the heads' outputs by width, relative, roots of mean squares.
+    """(min(d, N) + 1,): relative error of the output, by width; not increasing.
 
     Args and raises as `value_factors`.
     """
-    values = []
-    for w, g in _outputs(weight, gram, heads):
-        root = gram_root(g + np.eye(len(g)) * ridge(g, rows))
-        values.append(np.linalg.svd(root @ w, compute_uv=False))
-    return tail(np.square(values).sum(axis=0))
+    w, g = _check_outputs(weight, gram, heads)
+    g = g + np.eye(len(g)) * ridge(g, rows)
+    _, fitted = _fit(w, g, _value_bases(w, g, heads))
+    # what each further column of all heads adds is orthogonal to what there is
+    return tail(np.square(fitted).reshape(-1, heads * w.shape[1]).sum(axis=1))
 
 
-def _outputs(weight: Array, gram: Array, heads: int) -> list[tuple[Matrix, Matrix]]:
-    """Of each head the rows of the output weight and the moments of the context."""
+def _check_outputs(weight: Array, gram: Array, heads: int) -> tuple[Matrix, Matrix]:
     w, g = check_matrix(weight), check_matrix(gram)
     if g.shape != (len(w), len(w)) or heads < 1 or len(w) % heads:
         raise ValueError(
             f"found a Gram matrix of {g.shape} and {heads} heads for a weight of {w.shape}"
         )
+    return w, g
+
+
+def _value_bases(w: Matrix, g: Matrix, heads: int) -> Matrix:
+    """(H, d, min(d, N)): for each head directions of the context, those first that count most.
+
+    Those of a head are orthonormal under its moments, also where the weight is of lower rank.
+    """
     d = len(w) // heads
-    parts = [slice(h * d, (h + 1) * d) for h in range(heads)]
-    return [(w[part], g[part, part]) for part in parts]
+    bases = []
+    for start in range(0, len(w), d):
+        part = slice(start, start + d)
+        root = triangular_root(g[part, part])
+        left = np.linalg.svd(root @ w[part], full_matrices=False)[0]
+        bases.append(scipy.linalg.solve_triangular(root, left, check_finite=False))
+    return np.stack(bases)
+
+
+def _fit(w: Matrix, g: Matrix, bases: Matrix) -> tuple[Matrix, Matrix]:
+    """The best output weight for contexts cut to `bases` (H, d, r), before the last solve.
+
+    Columns are ordered by their number in the head, so that narrower heads are leading blocks.
+
+    Returns:
+        L (r H, r H), lower triangle of the moments of the cut contexts; `L^-1 B^T G W`, (r H, N).
+    """
+    heads, d, width = bases.shape
+    wide = np.concatenate([g, g @ w], axis=1)
+    parts = [p.T @ wide[h * d : (h + 1) * d] for h, p in enumerate(bases)]
+    rows = np.stack(parts, axis=1).reshape(width * heads, -1)
+    left, target = rows[:, : len(g)], rows[:, len(g) :]
+    columns = [left[:, h * d : (h + 1) * d] @ p for h, p in enumerate(bases)]
+    moments = np.stack(columns, axis=2).reshape(width * heads, -1)
+    triangle = triangular_root((moments + moments.T) / 2).T
+    fitted = scipy.linalg.solve_triangular(triangle, target, lower=True, check_finite=False)
+    return triangle, fitted
 
 
 def _by_head(weight: Matrix, heads: int) -> Matrix:

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
+import scipy.linalg
 
 from onnxslim_rx.linalg.heads import value_error_curve, value_factors
 from onnxslim_rx.linalg.matrix import Matrix
@@ -31,9 +32,9 @@ class FactorizeValues(HeadPass):
     Shapes: of H heads of width d, Wv (K, H d) and Wo (H d, N) become (K, H r) and (H r, N), with
     one r for all heads; Wv may be columns of a larger weight. No node is added.
 
-    For each head, with P Q the best product of rank r in the place of its rows of Wo under the
-    second moments of its context, P goes into Wv and the bias of the values, and Q is what stays
-    of Wo.
+    Each head keeps the r directions of its context that count most in what it adds to the output,
+    under the second moments of the contexts. They go into Wv and the bias of the values. What stays
+    of Wo is then fitted to the output of all heads together.
 
     Args:
         width: r; None: several for the planner to choose from.
@@ -57,7 +58,7 @@ class FactorizeValues(HeadPass):
         return is_probability(product.inputs[0])
 
     def error_curve(self, unit: Heads, arrays: Factors, members: Members) -> Matrix:
-        """See `HeadPass.error_curve`; of what heads add to the output, all together."""
+        """See `HeadPass.error_curve`; of the output."""
         gram, rows = _moments(unit, arrays, members)
         return value_error_curve(take(unit, arrays, 1)[0].T, gram, unit.heads, rows=rows)
 
@@ -71,11 +72,13 @@ class FactorizeValues(HeadPass):
 
 
 def _moments(unit: Heads, arrays: Factors, members: Members) -> tuple[Matrix, int | None]:
-    """Gram matrix of the contexts and rows; of white inputs of the values without statistics."""
+    """Gram matrix of the contexts, and rows; of white inputs of the values without statistics."""
     if members:
         gram = members[0].gram
         assert gram is not None  # or it would not be there
         return gram, max(members[0].rows, 1)
     parts = zip(take(unit, arrays, 0), unit.gains[0], strict=False)  # there may be no bias
-    rows = np.vstack([part.reshape(-1, part.shape[-1]) * gain for part, gain in parts])
-    return rows.T @ rows, None
+    columns = np.vstack([part.reshape(-1, part.shape[-1]) * gain for part, gain in parts])
+    by_head = columns.reshape(len(columns), unit.heads, -1).transpose(1, 0, 2)
+    # heads look at different places: how their contexts are correlated is not known
+    return scipy.linalg.block_diag(*by_head.transpose(0, 2, 1) @ by_head), None
