@@ -234,17 +234,38 @@ def test_an_expert_that_saw_nothing_is_not_given_up(rng, build_model):
     model = mixture(build_model, rng, ROUTED)
     one = FactorizeExperts(share="second", min_elements=1)
     unit = units_of(one, model)["experts up0 + up1 + up2"]
+    # two experts of one row space, the third of another, and room for both
+    spaces = rng.standard_normal((2, RANK, H))
+    weights = tuple(rng.standard_normal((K, RANK)) @ spaces[e // 2] for e in range(E))
     x = rng.standard_normal((500, K))
     seen = LayerStatistics(x.T @ x, None, 500, None, ())
-    stats = LayerStatistics(None, None, 0, None, (), members=(seen, None, seen))
-    stage = Stage(one.name, {"method": "whitened-svd-second", "rank": 3 * RANK})
-    weights = tuple(value.const_value.numpy() for value in unit.weights)  # type: ignore[union-attr]
-    dense = one.restore(unit, one.transform(unit, stage, weights, stats))
-    np.testing.assert_allclose(dense[1], weights[1], atol=1e-5)
-    counted = LayerStatistics(None, None, 0, None, (), members=(None, None, None))
-    plain = Stage(one.name, {"method": "svd-second", "rank": RANK})
-    dense = one.restore(unit, one.transform(unit, plain, weights, counted))
-    np.testing.assert_allclose(dense[2], weights[2], atol=1e-5)
+    stage = Stage(one.name, {"method": "whitened-svd-second", "rank": 2 * RANK})
+    for third in (None, LayerStatistics(np.zeros((K, K)), None, 0, None, ())):
+        stats = LayerStatistics(None, None, 0, None, (), members=(seen, seen, third))
+        dense = one.restore(unit, one.transform(unit, stage, weights, stats))
+        np.testing.assert_allclose(dense[2], weights[2], atol=1e-5)
+
+
+def test_without_gram_matrices_experts_count_by_their_rows(rng, build_model):
+    one = FactorizeExperts(rank=8, share="second", min_elements=1)
+    model = mixture(build_model, rng, ROUTED)
+    unit = units_of(one, model)["experts up0 + up1 + up2"]
+    weights = [rng.standard_normal((K, H)).astype(np.float32) for _ in range(E)]
+    for value, weight in zip(unit.weights, weights, strict=True):
+        value.const_value = ir.tensor(weight, name=value.name)
+    rows = (900, 30, 0)
+    members = tuple(LayerStatistics(None, None, n, None, ()) for n in rows)
+    stats = LayerStatistics(None, None, 0, None, (), members=members)
+    (candidate,) = one.candidates(unit, stats, TARGET)
+    (stage,) = candidate.stages
+    assert stage.options["method"] == "svd-second"
+    dense = one.restore(unit, one.transform(unit, stage, tuple(weights), stats))
+    errors = [np.linalg.norm(d - w) for d, w in zip(dense, weights, strict=True)]
+    assert errors[0] < errors[1] < errors[2]
+    counts = np.asarray(rows) + 1.0
+    norms = np.asarray([np.linalg.norm(w) for w in weights])
+    true = np.sqrt(counts @ np.square(errors) / (counts @ norms**2))
+    assert candidate.error == pytest.approx(true, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +277,9 @@ def test_an_expert_that_saw_nothing_is_not_given_up(rng, build_model):
         "a = MatMul(x, u)\n b = MatMul(x, v)\n c = Mul(a, h)\n d = Mul(b, h)\n y = Add(c, d)",
         # two ways that are not alike
         "a = MatMul(x, u)\n b = Gemm(x, v)\n c = Mul(a, x)\n d = Mul(b, x)\n y = Add(c, d)",
+        # the first linear layer up the way may be anybody's
+        "a = MatMul(x, u)\n b = MatMul(x, v)\n p = Add(a, x)\n q = Add(b, x)\n"
+        "c = Mul(p, x)\n d = Mul(q, x)\n y = Add(c, d)",
         # attention: neither a sum nor a stack
         "a = MatMul(x, u)\n b = MatMul(x, v)\n y = MatMul(a, b)",
         # heads side by side: no stack
