@@ -26,8 +26,6 @@ _CHUNK = 1 << 22  # entries of the table that are in float64 at a time
 # Rows that were never seen, and the percentage of them whose error the stated one covers.
 _PROBED = 2048
 _COVERED = 95.0
-# A row counts at least this share of the mean, or the most frequent rows would take all columns.
-_LEAST = 1e-2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,8 +148,8 @@ def _leading(symmetric: Matrix) -> Matrix:
 def _weights(counts: Array) -> Matrix:
     """(V,): what each row counts, 1 on average: its reads plus one, so that none is given up."""
     weights = np.asarray(counts, dtype=np.float64) + 1.0
-    floored: Matrix = np.maximum(weights / weights.mean(), _LEAST)
-    return floored
+    shares: Matrix = weights / weights.mean()
+    return shares
 
 
 def _step(columns: int) -> int:
