@@ -102,9 +102,9 @@ class HeadPass(CompressionPass):
                 unit = dataclasses.replace(unit, name=f"{unit.name}#{names[unit.name]}")
             inputs = max(_inputs(member) for member in unit.members)
             if marked(unit.nodes[-1]) == self.name:  # a second cut would add a second error
-                yield Skipped(unit.name, f"{unit.op}: its heads are narrower already")
+                yield Skipped(unit.name, "MatMul: its heads are narrower already")
             elif inputs > self.max_side:
-                yield Skipped(unit.name, f"{unit.op}: {inputs} inputs, above {self.max_side}")
+                yield Skipped(unit.name, f"MatMul: {inputs} inputs, above {self.max_side}")
             else:
                 yield unit
 
