@@ -19,13 +19,14 @@ _RIDGE_PER_ROW = 0.1
 _SMALLEST = 1e-10
 
 
-def ridge(gram: Matrix, rows: int | None) -> float:
+def ridge(gram: Matrix, rows: int | None, per_row: float = _RIDGE_PER_ROW) -> float:
     """What to add to each diagonal entry of a Gram matrix (K, K), in its units; above 0.
 
     Args:
         gram: symmetric positive semi-definite, `X^T X`.
         rows: number of rows of X, at least 1; the fewer, the less the matrix is trusted. None: so
             many that it is trusted fully.
+        per_row: the least share of the mean diagonal entry that is added, times rows / K.
 
     Raises:
         ValueError: fewer rows than 1.
@@ -33,7 +34,7 @@ def ridge(gram: Matrix, rows: int | None) -> float:
     if rows is not None and rows < 1:
         raise ValueError(f"found {rows} rows; expected at least 1")
     mean = float(np.trace(gram)) / len(gram)
-    share = max(_RIDGE, 0.0 if rows is None else _RIDGE_PER_ROW * len(gram) / rows)
+    share = max(_RIDGE, 0.0 if rows is None else per_row * len(gram) / rows)
     # a layer that only ever saw zeros: nothing to weigh by, so weigh all directions alike
     return share * mean if mean > 0 else 1.0
 

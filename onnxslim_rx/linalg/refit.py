@@ -26,6 +26,11 @@ from onnxslim_rx.linalg.matrix import (
 from onnxslim_rx.linalg.moments import ridge, triangular_root
 from onnxslim_rx.linalg.svd import svd
 
+# A fit to errors needs more of a ridge than whitening, which only weighs. For MiniLM at 60% of its
+# parameters 0.5 K / rows gave the embeddings of other sentences closest to the original's: better
+# than 0.02 and 0.1 with 256, 512 and 1,024 sentences, and than 0.1 and 2 with 128 (1,600 rows).
+_RIDGE_PER_ROW = 0.5
+
 __all__ = ["mismatch_energy", "reduced_rank_regression", "ridge_regression"]
 
 
@@ -44,7 +49,8 @@ def ridge_regression(
         gram: (K, K), `X'^T X'`.
         cross: (K, N), `X'^T Y`.
         near: (K, N), the weight to stay near.
-        rows: number of rows that the moments sum over; see `whitened_svd`.
+        rows: number of rows that the moments sum over: the fewer, the larger lambda; None: so many
+            that they are trusted fully.
 
     Returns:
         V (K, N), float64, `argmin_V ||X' V - Y||_F^2 + lambda ||V - near||_F^2`.
@@ -79,13 +85,14 @@ def reduced_rank_regression(
         cross: (K, N), `X'^T Y`.
         near: (K, N), the weight to stay near.
         rank: 1 to min(K, N).
-        rows: number of rows that the moments sum over; see `whitened_svd`.
+        rows: number of rows that the moments sum over: the fewer, the larger lambda; None: so many
+            that they are trusted fully.
         tol: see `svd`.
 
     Returns:
         P (K, rank) and Q (rank, N), float64, balanced, signs fixed, with
-        `||X' P Q - Y||_F^2 + lambda ||P Q - near||_F^2` least. Where Y = X' near it is
-        `whitened_svd`.
+        `||X' P Q - Y||_F^2 + lambda ||P Q - near||_F^2` least. Where Y = X' near and
+        `rows` is None it is `whitened_svd`.
 
     Raises:
         ValueError: shapes that do not fit, entries that are not finite, a rank out of range.
@@ -136,7 +143,7 @@ def _problem(
     if c.shape != w.shape:
         raise ValueError(f"found a cross moment of shape {c.shape} for a weight of {w.shape}")
     g, scale = to_unit_scale(g)
-    extra = ridge(g, rows)
+    extra = ridge(g, rows, _RIDGE_PER_ROW)
     g = g.copy()
     g.flat[:: len(g) + 1] += extra
     root = triangular_root(g)

@@ -124,7 +124,7 @@ def weight(model, name):
 
 def regression(x, y, near, rank):
     """The product of a rank closest to `y`, with the ridge as rows of its own."""
-    share = max(1e-4, 0.1 * x.shape[1] / len(x))
+    share = max(1e-4, 0.5 * x.shape[1] / len(x))
     extra = np.sqrt(share * np.sum(x**2) / x.shape[1]) * np.eye(x.shape[1])
     x, y = np.vstack([x, extra]), np.vstack([y, extra @ near])
     best = np.linalg.lstsq(x, y, rcond=None)[0]
