@@ -9,6 +9,7 @@ import pytest
 
 from onnxslim_rx.metrics import Metric
 from onnxslim_rx.planner import Judge
+from onnxslim_rx.planner.recorded import Recorded
 from onnxslim_rx.plans import Budget
 from onnxslim_rx.runtime import Runner, TensorSpec
 
@@ -102,3 +103,32 @@ def test_outputs_that_are_not_finite_never_pass():
     verdict = judge(Budget(min_cosine=0.01))(fake([0.0] * (N - 1) + [np.nan]))
     assert not verdict.passed
     assert "NaN" in verdict.why
+
+
+def test_the_original_runs_once_on_each_sample() -> None:
+    seen: list[int] = []
+
+    class Counting(Fake):
+        def __call__(self, feeds):
+            assert set(feeds) == {"x", "label"}
+            seen.append(int(feeds["x"][0]))
+            return super().__call__(feeds)
+
+    one = Judge(cast(Runner, Counting([0.1] * N)), Budget(), DATA, None, careful=False)
+    first, second = one(fake([0.1] * N)), one(fake([0.2] * N))
+    assert seen == list(range(N))
+    assert first.damage == pytest.approx(0.0, abs=1e-12)
+    assert second.damage == pytest.approx(1.0 - np.cos(0.1), rel=1e-6)
+
+
+def test_large_outputs_wait_in_files(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("onnxslim_rx.planner.recorded._MEMORY_BYTES", 16 * 3)
+    monkeypatch.setattr("onnxslim_rx.ir.spool.SPOOLED_BYTES", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    one = Recorded(fake(np.linspace(0, 1, N)), DATA)
+    for _ in range(2):
+        found = [one(sample)["y"] for sample in one.data]
+        np.testing.assert_allclose(found, [[np.cos(a), np.sin(a)] for a in np.linspace(0, 1, N)])
+    assert [y.flags.writeable for y in found] == [True] * 3 + [False] * (N - 3)
+    assert [int(sample["rx.index"]) for sample in one.data[2:4]] == [2, 3]
+    assert list(tmp_path.iterdir())
