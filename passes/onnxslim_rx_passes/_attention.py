@@ -57,8 +57,8 @@ def products(known: Projections) -> Iterator[ir.Node]:
     """Every MatMul of two activations, in the order of the model."""
     for node in known.order:
         if node.op_type == "MatMul" and node.domain == "" and node not in known.layers:
-            makers = [None if value is None else value.producer() for value in node.inputs]
-            if None not in makers:
+            # cut out on its own, a part of the graph has inputs in the place of nodes
+            if not any(value is None or value.is_initializer() for value in node.inputs):
                 yield node
 
 
@@ -189,9 +189,12 @@ def _outlet(context: ir.Value, value: _Branch, known: Projections) -> _Outlet:
     way, merges, here = list[ir.Node](), list[ir.Node](), context
     while (node := sole_reader(here)) is not None:
         way.append(node)
-        if node.op_type == "Transpose" and not together:
-            perm = node.attributes.get_ints("perm", tuple(range(rank))[::-1])
-            order = [order[axis] for axis in perm]
+        if node.op_type == "Transpose":
+            perm = node.attributes.get_ints("perm", tuple(range(known.facts.rank(here) or 0))[::-1])
+            if not together:
+                order = [order[axis] for axis in perm]
+            elif perm[-1] != len(perm) - 1:
+                raise Refused("the columns of a head are not the last axis of a projection")
         elif node.op_type == "Reshape":
             after = known.facts.shape(node.outputs[0])
             aligned = together or order[-2:] == [value.position, rank - 1]

@@ -23,9 +23,10 @@ _BIASED = "{0}0 = MatMul({2}, w{0}) {0}1 = Add({1})"
 
 def _three(biased):
     if not biased:
-        return " ".join(f"{one}1 = MatMul({src}, w{one})" for one, src in zip("qkv", "xyy"))
+        return "q1 = MatMul(x, wq) k1 = MatMul(y, wk) v1 = MatMul(y, wv)"
     orders = {"q": "q0, bq", "k": "bk, k0", "v": "v0, bv"}
-    return " ".join(_BIASED.format(one, orders[one], src) for one, src in zip("qkv", "xyy"))
+    sources = zip("qkv", "xyy", strict=True)
+    return " ".join(_BIASED.format(one, orders[one], source) for one, source in sources)
 
 
 PROJECTIONS = {

@@ -41,7 +41,9 @@ CASES = {
     "merged": {},
     "merged-plain": {"projection": "merged-plain"},
     "merged-equal": {"projection": "merged-equal"},
-    "merged-attribute": {"projection": "merged-attribute", "opset": 11, "weigh": "p = Softmax<axis = 3>(s)"},
+    "merged-attribute": {
+        "projection": "merged-attribute", "opset": 11, "weigh": "p = Softmax<axis = 3>(s)",
+    },
     "merged-number": {"projection": "merged-number", "opset": 18},
     "merged-then-bias": {"projection": "merged-then-bias"},
     "three": {"projection": "three"},
@@ -193,6 +195,7 @@ def test_one_head(case, one, rng):
     assert_same(padded(one, model, 8, stats), narrowed(one, model, 8, stats), feeds, 2e-6)
 
 
+TWO = "float[N, S, M] out, float[N, S, A] other"
 REFUSED = {
     "rotary": (
         {"query": "q8 = Transpose<perm = [0, 2, 1, 3]>(qr) q9 = Cos(q8) qt = Mul(q8, q9)"},
@@ -220,17 +223,20 @@ REFUSED = {
         {"outputs": "float[N, S, M] out, float[N, H, D, S] kt"},
         "read elsewhere",
     ),
-    "reused": ({"extra": "other = Relu(k1)", "outputs": "float[N,S,M] out, float[N,S,A] other"}, "read elsewhere"),
+    "reused": ({"extra": "other = Relu(k1)", "outputs": TWO}, "read elsewhere"),
     "shared-weight": (
-        {"projection": "three", "extra": "other = MatMul(x, wq)", "outputs": "float[N,S,M] out, float[N,S,A] other"},
+        {"projection": "three", "extra": "other = MatMul(x, wq)", "outputs": TWO},
         "share the weight",
     ),
     "shared-bias": (
-        {"projection": "three", "extra": "other = Add(out, bq)", "outputs": "float[N,S,M] out, float[N,S,A] other",
+        {"projection": "three", "extra": "other = Add(out, bq)", "outputs": TWO,
          "end": "out = MatMul(cr, wo)", "wo": np.ones((ALL, ALL), "f")},
         "share the bias",
     ),
-    "same": ({"projection": "three-plain", "key": "kt = Transpose<perm = [0, 2, 3, 1]>(qr)"}, "are the same"),
+    "same": (
+        {"projection": "three-plain", "key": "kt = Transpose<perm = [0, 2, 3, 1]>(qr)"},
+        "are the same",
+    ),
     "crossed-axes": (
         {"query": "qt = Transpose<perm = [0, 2, 1, 3]>(qr)", "cut": (0, HEADS, 5, WIDTH),
          "mask": "none", "side": (0, -1, ALL)},
