@@ -8,7 +8,7 @@ import pytest
 
 from onnxslim_rx import calibration
 from onnxslim_rx.calibration import blocks
-from onnxslim_rx.calibration.frontiers import Measure, plan_steps
+from onnxslim_rx.calibration.frontiers import Measure, Route, plan_steps
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx.runtime import Runner
@@ -200,3 +200,20 @@ def test_a_model_that_does_not_load_says_so(monkeypatch, rng):
     data = [{"x": rng.standard_normal((5, 4)).astype(np.float32)}]
     with pytest.raises(InputError, match="Frobnicate"):
         calibration.collect(ir.Model(graph, ir_version=8), layers, data, memory_bytes=1)
+
+
+def test_rounds_do_not_share_a_step():
+    graph = graph_of("a = MatMul(x, w1) b = MatMul(a, w2) y = Relu(b)")
+    a, b = values_of(graph, ["a", "b"])
+    measures = {key: Measure((a, b), 1) for key in ("first", "second", "third")}
+    made = (a.producer(),)
+    for rounds, expected in (
+        ({"first": 0, "second": 0, "third": 0}, [("first", "second", "third")]),
+        ({"first": 0, "second": 0, "third": 1}, [("first", "second"), ("third",)]),
+    ):
+        route = Route(made, dict.fromkeys(measures, 1), rounds)
+        steps = plan_steps(graph, measures, 1 << 30, lambda _: 1, (), route)
+        assert [step.measures for step in steps] == expected
+        # what runs for good is not saved, as nobody reads it later; the rest runs in each step
+        assert [names(step.saves) for step in steps] == [[]] * len(steps)
+        assert {len(step.nodes) for step in steps} == {2}

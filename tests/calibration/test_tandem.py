@@ -226,6 +226,17 @@ def test_sums_of_two_layers_are_corrected_one_after_the_other(rng, noise, model_
     assert assert_walk(model, small, stops, data, rng) == ["at a", "at b"]
 
 
+def test_what_only_the_last_target_reads_waits_on_disk(rng, noise, model_of, data):
+    model = model_of(
+        f"float[N,{WIDTH}] x => float[N,{WIDTH}] y",
+        "h = Sin(x) g = Cos(h) a = MatMul(g, w1) t = Tanh(a) b = MatMul(t, w2) y = Add(b, h)",
+        w1=noise(rng, WIDTH, WIDTH), w2=noise(rng, WIDTH, WIDTH),
+    )  # fmt: skip
+    small = moved(rng, model)
+    stops = [stop(small, "a", "a"), stop(small, "b", "y")]
+    assert assert_walk(model, small, stops, data, rng) == ["at a", "at b"]
+
+
 def test_tied_weights_transposes_masks_and_functions(rng, noise, model_of):
     model = model_of(
         "float[N,S,6] x, int64[N,S] mask => float[N,S,6] y",

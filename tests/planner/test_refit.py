@@ -295,6 +295,26 @@ def test_what_is_as_good_as_it_gets_is_kept(rng):
         assert one.after <= one.before < 1e-5
 
 
+def test_a_fit_that_is_worse_on_its_own_rows_is_dropped(rng):
+    """The ridge draws to the original weight; factors that ignore it are closer on these rows."""
+    model = model_of(
+        f"float[N,{WIDTH}] x => float[N,{WIDTH}] y", "a = MatMul(x, w) y = Neg(a)",
+        w=noise(rng, WIDTH, WIDTH),
+    )  # fmt: skip
+    x = noise(rng, 8, WIDTH)
+    u, s, vt = np.linalg.svd(x @ weight(model, "w"), full_matrices=False)
+    small = factorized(model)
+    p = np.linalg.lstsq(x, u[:, :RANK] * s[:RANK], rcond=None)[0]
+    for name, array in (("w.p", p), ("w.q", vt[:RANK])):
+        value = small.graph.initializers[name]
+        value.const_value = ir.tensor(array.astype(np.float32), name=name)
+    before = digest(small)
+    (one,) = refit(model, small, [{"x": x}])
+    assert one.why_not == "no other factors are closer"
+    assert one.after == one.before == pytest.approx(relative(model, small, "y", [{"x": x}]), 1e-4)
+    assert digest(small) == before
+
+
 def test_layers_that_cannot_be_fitted_say_why(rng):
     text = """
         s = MatMul(x, stack)
