@@ -8,6 +8,8 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir import spool
+from onnxslim_rx.ir.lean import without_data
 from onnxslim_rx.ir.mapped import map_file
 
 __all__ = ["PROTOBUF_LIMIT", "read_proto"]
@@ -33,6 +35,9 @@ _OTHER_FORMATS = (
 def read_proto(path: Path) -> onnx.ModelProto:
     """The protobuf in the file `path`, parsed and not checked any further.
 
+    Of a large file the raw data of initializers is not read: they become external data in the
+    file itself.
+
     Raises:
         InputError: there is no such file, or it holds no protobuf of a model.
     """
@@ -54,9 +59,14 @@ def read_proto(path: Path) -> onnx.ModelProto:
     for offset, magic, what, advice in _OTHER_FORMATS:
         if head[offset:].startswith(magic):
             raise InputError(f"{path} is {what}", expected="an ONNX model", advice=advice)
+    lean = (
+        without_data(content.data, spool.SPOOLED_BYTES, path.name)
+        if size >= spool.LARGE_BYTES
+        else None
+    )
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(content.data)
+        proto.ParseFromString(content.data if lean is None else lean)
     except DecodeError as error:
         raise InputError(
             f"{path} cannot be parsed",

@@ -6,12 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir
 
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir.check import check_structure
+from onnxslim_rx.ir.content import chunks
 from onnxslim_rx.ir.files import read_proto
 from onnxslim_rx.ir.held import keep_types, take_types
 from onnxslim_rx.ir.invalid import DAMAGED, invalid
@@ -84,6 +86,7 @@ def _one_line(origin: str) -> Iterator[None]:
 def _from_path(path: Path) -> onnx_ir.Model:
     model = _from_proto(read_proto(path), path)
     maps: dict[str, tuple[Path, Bytes]] = {}
+    spool = Spool()
 
     def mapped(tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
         if not isinstance(tensor, onnx_ir.ExternalTensor):
@@ -92,11 +95,29 @@ def _from_path(path: Path) -> onnx_ir.Model:
         if location not in maps:
             file = find_data(location, path)
             maps[location] = file, map_file(file)
-        return MappedTensor(tensor, *maps[location])
+        found = MappedTensor(tensor, *maps[location])
+        return _moved(found, spool) if location == path.name else found
 
     replace_tensors(model, mapped)
-    model.meta[SOURCES] = (str(path.absolute()), *(str(file) for file, _ in maps.values()))
+    others = (str(file) for location, (file, _) in maps.items() if location != path.name)
+    model.meta[SOURCES] = (str(path.absolute()), *others)
+    if path.name in maps:
+        model.meta[SPOOL] = spool
     return model
+
+
+def _moved(tensor: MappedTensor, spool: Spool) -> onnx_ir.TensorProtocol:
+    """A tensor that lies inside the file of the model, where no array of its type may lie."""
+    about: dict[str, Any] = {
+        "shape": onnx_ir.Shape(tensor.shape.numpy()),
+        "name": tensor.name,
+        "doc_string": tensor.doc_string,
+        "metadata_props": dict(tensor.metadata_props),
+    }
+    if tensor.dtype.bitwidth < 8:
+        return onnx_ir.PackedTensor(tensor.content, tensor.dtype, **about)
+    found = spool.put(tensor, chunks(tensor))
+    return found or onnx_ir.Tensor(tensor.numpy(), tensor.dtype, **about)
 
 
 def _from_proto(proto: onnx.ModelProto, path: Path | None) -> onnx_ir.Model:
