@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from onnxslim_rx.planner.carry_out import apply_plan
+from onnxslim_rx.planner.cost.latency import measure_latencies
+from onnxslim_rx.planner.damage.sensitivity import measure_damages
+from onnxslim_rx.planner.fit.refit import Refitted, refit
 from onnxslim_rx.planner.judge import Judge, Verdict
-from onnxslim_rx.planner.latency import measure_latencies
 from onnxslim_rx.planner.limits import CostLimits
 from onnxslim_rx.planner.make import solve
 from onnxslim_rx.planner.options import Choice, Unit, find_units
 from onnxslim_rx.planner.problem import Outcome, Problem, Trial
-from onnxslim_rx.planner.refit import Refitted, refit
-from onnxslim_rx.planner.sensitivity import measure_damages
 
 __all__ = [
     "Choice",

@@ -56,10 +56,11 @@ class _Outlet(NamedTuple):
 def products(known: Projections) -> Iterator[ir.Node]:
     """Every MatMul of two activations, in the order of the model."""
     for node in known.order:
-        if node.op_type == "MatMul" and node.domain == "" and node not in known.layers:
-            # cut out on its own, a part of the graph has inputs in the place of nodes
-            if not any(value is None or value.is_initializer() for value in node.inputs):
-                yield node
+        if node.op_type != "MatMul" or node.domain != "" or node in known.layers:
+            continue
+        # cut out on its own, a part of the graph has inputs in the place of nodes
+        if not any(value is None or value.is_initializer() for value in node.inputs):
+            yield node
 
 
 def find_scores(product: ir.Node, known: Projections) -> Heads:

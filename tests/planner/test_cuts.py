@@ -9,7 +9,7 @@ import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxslim_rx.planner.cuts import Layout, choose_cuts
+from onnxslim_rx.planner.damage.cuts import Layout, choose_cuts
 
 TEXT = """<ir_version: 8, opset_import: ["": 17]>
 g (float[n, 4] x) => (float[n, 4] early, float[n, 4] y)

@@ -14,9 +14,9 @@ from onnxslim_rx.ir import load
 from onnxslim_rx.linalg import whitened_svd
 from onnxslim_rx.passbase import KEEP, CompressionPass, Layer, LayerStatistics, Skip, Stage
 from onnxslim_rx.planner import Choice, Unit, latency, measure_latencies
-from onnxslim_rx.planner.entering import Activations
-from onnxslim_rx.planner.isolate import Region, isolate, structure, treat
-from onnxslim_rx.planner.timing import time_choices
+from onnxslim_rx.planner.cost.entering import Activations
+from onnxslim_rx.planner.cost.isolate import Region, isolate, structure, treat
+from onnxslim_rx.planner.cost.timing import time_choices
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.targets import load_target
 from onnxslim_rx_passes.factorize_gemm import FactorizeGemm

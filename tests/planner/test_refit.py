@@ -11,7 +11,7 @@ import pytest
 from onnxslim_rx.ir import clone, digest, mark
 from onnxslim_rx.passbase import Layer, Stage
 from onnxslim_rx.planner import apply_plan
-from onnxslim_rx.planner.refit import refit
+from onnxslim_rx.planner.fit.refit import refit
 from onnxslim_rx.plans import LayerPlan
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx_passes.factorize_gemm import FactorizeGemm

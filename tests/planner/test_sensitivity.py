@@ -20,7 +20,7 @@ from onnxslim_rx.planner import (
     sensitivity,
 )
 from onnxslim_rx.planner.curves import probed, settle
-from onnxslim_rx.planner.prefixes import Network, overridable
+from onnxslim_rx.planner.damage.prefixes import Network, overridable
 from onnxslim_rx.plans import LayerPlan
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.targets import load_target

@@ -22,7 +22,7 @@ from onnxslim_rx.calibration.collect import MEMORY_BYTES, shapes_of
 from onnxslim_rx.ir import nodes
 from onnxslim_rx.linalg import mismatch_energy, reduced_rank_regression, ridge_regression
 from onnxslim_rx.passbase import Skipped
-from onnxslim_rx.planner.products import Product, main_products, pairs, target_of
+from onnxslim_rx.planner.fit.products import Product, main_products, pairs, target_of
 
 __all__ = ["Refitted", "refit"]
 

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import clone
 from onnxslim_rx.passbase import Layer
-from onnxslim_rx.planner.cuts import Layout, choose_cuts
+from onnxslim_rx.planner.damage.cuts import Layout, choose_cuts
 from onnxslim_rx.planner.parts import Entering, extract, open_weights
 from onnxslim_rx.runtime import Runner
 

@@ -13,11 +13,11 @@ import onnx_ir as ir
 
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import CompressionPass
-from onnxslim_rx.planner.entering import Activations
-from onnxslim_rx.planner.isolate import Region, isolate, structure, treat
+from onnxslim_rx.planner.cost.entering import Activations
+from onnxslim_rx.planner.cost.isolate import Region, isolate, structure, treat
+from onnxslim_rx.planner.cost.timing import Stages, time_choices, timed_stages
 from onnxslim_rx.planner.measured import Measured, key_for
 from onnxslim_rx.planner.options import Unit
-from onnxslim_rx.planner.timing import Stages, time_choices, timed_stages
 from onnxslim_rx.progress import task
 from onnxslim_rx.runtime import Runner, default_threads, environment, time_interleaved
 from onnxslim_rx.targets import Target

@@ -24,9 +24,9 @@ from onnxslim_rx.calibration.identity import key_of
 from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import CompressionPass, LayerStatistics, Stage
 from onnxslim_rx.planner.curves import probed, settle
+from onnxslim_rx.planner.damage.prefixes import Network
 from onnxslim_rx.planner.measured import Measured, key_for
 from onnxslim_rx.planner.options import Choice, Unit
-from onnxslim_rx.planner.prefixes import Network
 from onnxslim_rx.progress import task
 from onnxslim_rx.runtime import Runner, environment
 from onnxslim_rx.verify import compare_runs

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxslim_rx.analysis import Shape, concrete_shapes
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import Layer, LayerStatistics
-from onnxslim_rx.planner.isolate import Region
+from onnxslim_rx.planner.cost.isolate import Region
 from onnxslim_rx.planner.parts import extract
 from onnxslim_rx.runtime import Runner
 

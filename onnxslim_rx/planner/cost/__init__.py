@@ -1,0 +1,1 @@
+"""What a choice costs in time: layers are cut out, treated and timed."""

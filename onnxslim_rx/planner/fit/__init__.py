@@ -1,0 +1,1 @@
+"""Weights of layers in a new form, fitted to what the original network computes."""
