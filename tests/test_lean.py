@@ -20,13 +20,15 @@ from onnxslim_rx.ir.lean import without_data
 from onnxslim_rx.runtime import Runner
 
 
-def proto(*arrays: np.ndarray) -> onnx.ModelProto:
-    """A model that returns its constants; some also in places other than initializers."""
+def proto(*arrays: np.ndarray, explicit: bool = False) -> onnx.ModelProto:
+    """A model that returns its constants; `explicit`: saying that they lie inside."""
     text = '<ir_version: 10, opset_import: ["": 21]> g (float[1] x) => (float[1] y) { y = Neg(x) }'
     model = onnx.parser.parse_model(text)
     model.doc_string = "kept"
     for number, array in enumerate(arrays):
         tensor = ir.to_proto(ir.tensor(array, name=f"w{number}", doc_string="d"))
+        if explicit:  # as `onnx.load` leaves it
+            tensor.data_location = onnx.TensorProto.DEFAULT
         model.graph.initializer.append(tensor)
         node = model.graph.node.add(op_type="Identity", input=[f"w{number}"], output=[f"o{number}"])
         node.name = f"{number} long name" * 30  # whose length takes two bytes
@@ -37,9 +39,13 @@ def proto(*arrays: np.ndarray) -> onnx.ModelProto:
     return model
 
 
-@given(sizes=st.lists(st.integers(0, 300), max_size=4), least=st.integers(1, 400))
-def test_all_but_the_data_is_there(sizes, least) -> None:
-    model = proto(*(np.full(size, 7, np.uint8) for size in sizes))
+@given(
+    sizes=st.lists(st.integers(0, 300), max_size=4),
+    least=st.integers(1, 400),
+    explicit=st.booleans(),
+)
+def test_all_but_the_data_is_there(sizes, least, explicit) -> None:
+    model = proto(*(np.full(size, 7, np.uint8) for size in sizes), explicit=explicit)
     content = model.SerializeToString()
     lean = without_data(memoryview(content), least, "m.onnx")
     assert lean is not None
@@ -55,6 +61,8 @@ def test_all_but_the_data_is_there(sizes, least) -> None:
         tensor.raw_data = content[start : start + length]
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
+        if explicit:
+            tensor.data_location = onnx.TensorProto.DEFAULT
     assert found == model
 
 

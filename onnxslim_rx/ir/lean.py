@@ -65,12 +65,12 @@ def _lean_graph(
 
 def _lean_tensor(content: memoryview, tensor: _Field, least: int, location: str) -> bytes:
     parts: list[bytes | memoryview] = []
+    last = b""  # of a field that is there twice the last counts
     for field in _fields(content, tensor.content, tensor.end):
         length = field.end - field.content
         if (field.number, field.kind) != (_RAW_DATA, _BYTES) or length < least:
             parts.append(content[field.start : field.end])
             continue
-        # what follows is merged into the message as if it had been written there
         about = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
         for key, value in (
             ("location", location),
@@ -78,8 +78,8 @@ def _lean_tensor(content: memoryview, tensor: _Field, least: int, location: str)
             ("length", str(length)),
         ):
             about.external_data.add(key=key, value=value)
-        parts.append(about.SerializeToString())
-    return b"".join(parts)
+        last = about.SerializeToString()
+    return b"".join([*parts, last])
 
 
 def _fields(content: memoryview, start: int, end: int) -> Iterator[_Field]:
