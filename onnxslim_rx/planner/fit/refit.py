@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from onnxslim_rx.calibration import Dataset, Moments, Stop, walk
 from onnxslim_rx.calibration.collect import MEMORY_BYTES, shapes_of
-from onnxslim_rx.ir import nodes
+from onnxslim_rx.ir import nodes, spooled
 from onnxslim_rx.linalg import mismatch_energy, reduced_rank_regression, ridge_regression
 from onnxslim_rx.passbase import Skipped
 from onnxslim_rx.planner.fit.products import Product, main_products, pairs, target_of
@@ -82,23 +82,26 @@ def refit(
     fits, skipped = _fits(original, compressed, data, memory_bytes)
     found = {name: Refitted(name, math.nan, math.nan, 0, why) for name, why in skipped.items()}
     if fits:
-        fresh: dict[str, Array] = {}
+        fresh: dict[str, ir.TensorProtocol] = {}
 
         def react(stop: Stop, moments: Moments) -> Mapping[str, Array]:
             fit = fits[stop.name]
             arrays, found[stop.name] = fit.best(moments)
             for weight in fit.weights:  # the walk may start again
                 fresh.pop(weight, None)
-            fresh.update(arrays)
-            return arrays
+            tensors = {
+                weight: spooled(compressed, ir.tensor(array, name=weight))
+                for weight, array in arrays.items()
+            }
+            fresh.update(tensors)
+            return {weight: tensor.numpy() for weight, tensor in tensors.items()}
 
         stops = [fit.stop for fit in fits.values()]
         reasons = walk(original, compressed, stops, data, react, memory_bytes=memory_bytes)
         for name, why in reasons.items():
             found[name] = Refitted(name, math.nan, math.nan, 0, why)
-        for weight, array in fresh.items():
-            value = compressed.graph.initializers[weight]
-            value.const_value = ir.tensor(array, name=weight)
+        for weight, tensor in fresh.items():
+            compressed.graph.initializers[weight].const_value = tensor
     order = [*fits, *skipped]
     return [found[name] for name in order]
 
