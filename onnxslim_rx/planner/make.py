@@ -230,8 +230,8 @@ class _Solver:
             ladder = self._ladder(cost)
             draft = Draft(ladder.choices(self._least_rung(ladder)))
         if self._workshop.may_refit(draft):
-            fitted = Draft(draft.picks, refit=True)
-            if self._workshop.verdict(fitted).damage <= self._workshop.verdict(draft).damage:
+            fitted, plain = Draft(draft.picks, refit=True), self._workshop.verdict(draft)
+            if self._workshop.verdict(fitted).damage <= plain.damage:
                 yield fitted
         yield draft
 

@@ -61,7 +61,9 @@ class Workshop:
         self._judge = judge
         self._verdicts: dict[_Key, Verdict] = {}
         self._trials: dict[_Key, Trial] = {}
-        self._last: tuple[_Key, Built] | None = None  # fitting takes long, a model much memory
+        # fitting takes long, and models much memory: the last, and the last that passed, are kept
+        self._last: tuple[_Key, Built] | None = None
+        self._passed: tuple[_Key, Built] | None = None
 
     def choices(self, draft: Draft) -> list[Choice]:
         """The choice of each unit."""
@@ -91,10 +93,11 @@ class Workshop:
         return any(self._problem.passes[s.pass_name].replaces == "output" for s in stages)
 
     def build(self, draft: Draft) -> Built:
-        """Carry a draft out; the last one is remembered."""
+        """Carry a draft out, if it is neither the last one nor the last that passed."""
         key = self._key(draft)
-        if self._last is not None and self._last[0] == key:
-            return self._last[1]
+        for known in (self._last, self._passed):
+            if known is not None and known[0] == key:
+                return known[1]
         self._last = None
         problem = self._problem
         layers = tuple(
@@ -120,6 +123,8 @@ class Workshop:
             verdict = self._verdicts[key] = self._judge(Runner(built.model))
             why = verdict.why or (built.refused[0].why if built.refused else "")
             self.note(draft, size_bytes(built.model), verdict, verdict.passed, why)
+            if verdict.passed:
+                self._passed = (key, built)
         return self._verdicts[key]
 
     def is_measured(self, draft: Draft) -> bool:
