@@ -122,8 +122,6 @@ def find_values(product: ir.Node, known: Projections) -> Heads:
     context = known.facts.shape(product.outputs[0])
     if context is None or len(context) != known.facts.rank(product.inputs[1]):
         raise Refused("the values are broadcast")
-    if value.position is not None and context[value.position] != value.heads:
-        raise Refused("several heads share their values")
     outlet = _outlet(product.outputs[0], value, known)
     one = value.projection
     region = _region([value], [product, *outlet.nodes], known)

@@ -46,7 +46,8 @@ class FactorizeScores(HeadPass):
     Raises:
         InputError: an option outside its range.
 
-    Source: Eckart & Young, Psychometrika 1(3), 1936, on the scores.
+    Source: A3, Wong et al., arXiv 2505.12942, 2025 (attention); Eckart & Young, Psychometrika 1(3),
+    1936 (the best product).
     """
 
     name: ClassVar[str] = "factorize-scores"

@@ -195,6 +195,9 @@ def test_one_head(case, one, rng):
     assert_same(padded(one, model, 8, stats), narrowed(one, model, 8, stats), feeds, 2e-6)
 
 
+FIVE = {name: np.ones((10, 15), "f") for name in ("wq", "wk", "wv")} | {
+    "wo": np.ones((15, 11), "f")
+}
 TWO = "float[N, S, M] out, float[N, S, A] other"
 REFUSED = {
     "rotary": (
@@ -242,6 +245,25 @@ REFUSED = {
          "mask": "none", "side": (0, -1, ALL)},
         "more than to cut",
     ),
+    "summed-over-positions": (  # five positions, and heads of five columns
+        {"query": "qt = Transpose<perm = [0, 2, 3, 1]>(qr)", "cut": (0, 0, 3, 5),
+         "side": (0, 0, 15), "key": "kt = Transpose<perm = [0, 2, 1, 3]>(kr)", "projection": "three-plain", **FIVE},
+        "not the last axis",
+    ),
+    "heads-as-columns": (
+        {"key": "kt = Transpose<perm = [0, 1, 3, 2]>(kr)", "cut": (0, 0, 5, 3), "side": (0, 0, 15),
+         "projection": "three-plain", **FIVE},
+        "as rows",
+    ),
+    "heads-along-another-axis": (  # in a batch of as many as there are heads
+        {"key": "kt = Transpose<perm = [2, 0, 3, 1]>(kr)"},
+        "not along the same axis",
+    ),
+    "copied-width": (
+        {"body": ONE_HEAD.replace("q1 =", "q0 =").replace("k1 =", "q1 = Reshape(q0, cut) k1 ="),
+         "cut": (0, 0, 0)},
+        "copies the width",
+    ),
     "computed-shape": (
         {"query": "q6 = Shape(x) q7 = Slice(q6, zero, two) q8 = Concat<axis = 0>(q7, rest) "
          "q9 = Reshape(q1, q8) qt = Transpose<perm = [0, 2, 1, 3]>(q9)",
@@ -255,7 +277,8 @@ REFUSED = {
 def test_refusals(case, rng):
     options, why = REFUSED[case]
     model = build(rng, **options)
-    Runner(model)(feeds_of(model, rng))  # it is a valid model
+    batch = HEADS if case == "heads-along-another-axis" else 2
+    Runner(model)(feeds_of(model, rng, batch))  # it is a valid model
     one = FactorizeScores()
     assert units(one, model) == []
     assert any(why in reason for reason in reasons(one, model)), reasons(one, model)
@@ -294,6 +317,22 @@ def test_both_passes_and_rounding_follow_each_other(rng):
     dense = padded(passes["factorize-scores"], model, 4, stats["s0.scores"])
     dense = padded(passes["factorize-values"], dense, 4, stats["o.values"])
     assert_same(dense, thin, feeds, 3e-6)
+
+
+@pytest.mark.parametrize("case", ["gemm", "scaled-query"])
+def test_factors_on_the_way_count_in_the_choice(case, rng):
+    model = build(rng, **CASES[case])
+    starts = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+    same = {"gemm": {"w": starts.get("wt", np.zeros((1, 1))).T / 2, "bias": 2 * starts["bias"]}}
+    twin = build(rng, **same.get(case, {"w": starts.get("w"), "bias": starts["bias"]}))
+    feeds = feeds_of(model, rng, 40)
+    curves = []
+    for one in (model, twin):
+        (unit,) = units(FactorizeScores(), one)
+        stats = statistics(one, unit, feeds)
+        found = FactorizeScores(width=2).candidates(unit, stats, TARGET)
+        curves.append([candidate.error for candidate in found])
+    np.testing.assert_allclose(*curves, rtol=1e-5)
 
 
 def test_candidates_say_what_is_saved(rng):
