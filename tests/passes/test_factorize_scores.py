@@ -247,7 +247,8 @@ REFUSED = {
     ),
     "summed-over-positions": (  # five positions, and heads of five columns
         {"query": "qt = Transpose<perm = [0, 2, 3, 1]>(qr)", "cut": (0, 0, 3, 5),
-         "side": (0, 0, 15), "key": "kt = Transpose<perm = [0, 2, 1, 3]>(kr)", "projection": "three-plain", **FIVE},
+         "side": (0, 0, 15), "key": "kt = Transpose<perm = [0, 2, 1, 3]>(kr)",
+         "projection": "three-plain", **FIVE},
         "not the last axis",
     ),
     "heads-as-columns": (
