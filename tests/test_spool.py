@@ -239,7 +239,7 @@ def test_a_small_model_is_not(tmp_path, rng) -> None:
     assert not isinstance(loaded.graph.initializers["w0"].const_value, SpooledTensor)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(sizes=st.lists(st.integers(1, 40_000), min_size=1, max_size=3))
 @example(sizes=[1024, 1025])  # what is left inside, and what is not
 @example(sizes=[16_384 - 20, 16_384])  # lengths of two bytes and three

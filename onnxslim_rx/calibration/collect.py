@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import math
-import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from onnxslim_rx.calibration.samples import Dataset
 from onnxslim_rx.calibration.spool import FrontierError
 from onnxslim_rx.calibration.statistics import Statistics
 from onnxslim_rx.errors import InputError
+from onnxslim_rx.ir.temporary import TemporaryFolder
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx.progress import task
 
@@ -116,10 +116,12 @@ def room(folder: Path | None) -> Iterator[None]:
 def _temporary(fill: Callable[[Path], None]) -> Statistics:
     """Statistics whose files are deleted with them."""
     with contextlib.ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="onnxslim-rx-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        fill(folder)
-        statistics = Statistics(folder)
+        folder = TemporaryFolder()
+        stack.callback(lambda held: held.close(), folder)  # it lives as long as this is to be done
+        place = folder.path / "statistics"
+        place.mkdir()
+        fill(place)
+        statistics = Statistics(place)
         statistics.tidy()
         weakref.finalize(statistics, stack.pop_all().close)
     return statistics

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import sys
-import tempfile
-import time
+import secrets
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,10 +21,8 @@ import onnx_ir
 
 from onnxslim_rx.ir.content import chunks
 from onnxslim_rx.ir.mapped import Array, Bytes, map_file
+from onnxslim_rx.ir.temporary import TemporaryFolder
 from onnxslim_rx.ir.walk import SPOOL, tensors
-
-if sys.platform != "win32":
-    import fcntl
 
 __all__ = ["LARGE_BYTES", "Spool", "SpooledTensor", "is_large", "spooled", "weight_bytes"]
 
@@ -39,9 +34,6 @@ SPOOLED_BYTES = 1 << 20
 
 _SEGMENT = 1 << 28  # bytes of a file; each takes a descriptor, and goes when all in it is unused
 _PAGE = 4096
-_PREFIX = "onnxslim-rx-spool-"
-_LOCK = "lock"
-_YOUNG = 60.0  # seconds for which a folder may be without a lock, because it is being made
 
 
 class SpooledTensor(onnx_ir.Tensor[Array]):
@@ -82,12 +74,12 @@ class SpooledTensor(onnx_ir.Tensor[Array]):
 class Spool:
     """A temporary folder for tensors, deleted with the last of them, or when the process ends.
 
-    What a killed process left is deleted by the next one that spools. The folder is made when it
-    is needed first. `TMPDIR` says where; a folder in memory (tmpfs) saves no memory.
+    It is made when it is needed first. `TMPDIR` says where; a folder in memory (tmpfs) saves no
+    memory.
     """
 
     def __init__(self) -> None:
-        self._folder: _Folder | None = None
+        self._folder: TemporaryFolder | None = None
         self._segment: _Segment | None = None
 
     def keep(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
@@ -116,29 +108,12 @@ class Spool:
         """
         try:
             if self._segment is None or not self._segment.fits(like.nbytes):
-                self._folder = self._folder or _Folder()
+                self._folder = self._folder or TemporaryFolder()
                 self._segment = _Segment(self._folder, max(like.nbytes, _SEGMENT))
             return self._segment.add(like, parts)
         except OSError:
             self._segment = None
             return None
-
-
-class _Folder:
-    """A temporary folder of this process."""
-
-    def __init__(self) -> None:
-        _tidy()
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
-        self._lock = (self.path / _LOCK).open("xb")
-        with contextlib.suppress(OSError):  # a file system without locks: never tidied
-            _lock(self._lock)
-        self._next = 0
-        weakref.finalize(self, _remove, self.path, self._lock, os.getpid())
-
-    def new_file(self) -> Path:
-        self._next += 1
-        return self.path / f"{self._next}.bin"
 
 
 class _Segment:
@@ -147,8 +122,8 @@ class _Segment:
     One file a tensor would need as many descriptors.
     """
 
-    def __init__(self, folder: _Folder, size: int) -> None:
-        self.path = folder.new_file()
+    def __init__(self, folder: TemporaryFolder, size: int) -> None:
+        self.path = folder.path / f"{secrets.token_hex(4)}.bin"
         self._folder = folder  # which stays as long as its files
         self._file = self.path.open("xb", buffering=0)
         weakref.finalize(self, _remove_file, self.path, self._file, os.getpid())
@@ -191,42 +166,6 @@ def spooled(model: onnx_ir.Model, tensor: onnx_ir.TensorProtocol) -> onnx_ir.Ten
     """What `model` should hold for `tensor`: the same, in a file where the model is large."""
     spool: Spool | None = model.meta.get(SPOOL)
     return tensor if spool is None else spool.keep(tensor)
-
-
-def _tidy() -> None:
-    """Delete what killed processes left: folders whose lock nobody holds."""
-    if sys.platform == "win32":
-        return
-    with contextlib.suppress(OSError):
-        for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-            with contextlib.suppress(OSError):
-                about = path.lstat()
-                if about.st_uid != os.getuid() or time.time() - about.st_mtime < _YOUNG:
-                    continue
-                if path.is_dir() and not path.is_symlink() and not _is_locked(path / _LOCK):
-                    shutil.rmtree(path, ignore_errors=True)
-
-
-def _lock(file: BinaryIO) -> None:
-    if sys.platform != "win32":
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            _lock(file)
-    except FileNotFoundError:  # killed before it was made
-        return False
-    except OSError:
-        return True
-    return False
-
-
-def _remove(folder: Path, lock: BinaryIO, owner: int) -> None:
-    lock.close()
-    if os.getpid() == owner:  # and no child that was forked
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_file(path: Path, file: BinaryIO, owner: int) -> None:

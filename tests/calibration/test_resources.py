@@ -54,8 +54,8 @@ def test_no_files_are_left(rng, tmp_path, monkeypatch, collect, layers_of, noise
     data = [{"x": noise(rng, 4, 8)}]
     statistics = collect(model, layers_of(model), data, memory_bytes=1)
     (folder,) = tmp_path.iterdir()  # that of the statistics; the frontiers' is gone
-    assert list(folder.glob("*.gram.npy"))
-    assert not list(folder.glob("*.frontier"))
+    assert list(folder.rglob("*.gram.npy"))
+    assert not list(folder.rglob("*.frontier"))
     gram = statistics["w1:m1"].gram
     before = gram.copy()
     del statistics
