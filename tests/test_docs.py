@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_the_plan_of_the_tutorial_can_be_read(tutorial):
 
 def test_the_pass_of_the_tutorial_works(tutorial, demo, capsys):
     own, use = blocks(tutorial, "python")
-    scope = {"__name__": "my_pass"}
+    scope: dict[str, Any] = {"__name__": "my_pass"}
     sys.modules["my_pass"] = types.ModuleType("my_pass")  # dataclasses look their module up
     try:
         exec(compile(own + use, "factorization.md", "exec"), scope)

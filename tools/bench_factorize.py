@@ -32,10 +32,13 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
-from bench_data import ASSETS, Task, minilm
-from bench_factorize_curve import Row, baseline, measure_plan
-from bench_factorize_layers import measure_layers
-from bench_models import machine
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its parts' full names
+
+from tools.bench_data import ASSETS, Task, minilm
+from tools.bench_factorize_curve import Row, baseline, measure_plan
+from tools.bench_factorize_layers import measure_layers
+from tools.bench_models import machine
 
 LAYER_BARS = {"mean": 0.98, "worst": 0.965}
 NETWORK_BARS = {0.8: 0.965, 0.6: 0.925, 0.4: 0.86}

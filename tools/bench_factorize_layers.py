@@ -10,10 +10,10 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import scipy.linalg
-from bench_measure import read
 from onnx import numpy_helper
 
 from onnxslim_rx.linalg import scaled_svd, whitened_svd
+from tools.bench_measure import read
 
 try:
     from sklearn.utils.extmath import randomized_svd
@@ -77,12 +77,11 @@ def _factors(
     found = {
         "whitened-svd": whitened_svd(w, gram, rank, rows=rows),
         "scaled-svd": scaled_svd(w, sizes, rank),
-        "numpy svd": _cut(*np.linalg.svd(w, full_matrices=False), rank),
-        "scipy svd": _cut(*scipy.linalg.svd(w, full_matrices=False), rank),
+        "numpy svd": _cut(np.linalg.svd(w, full_matrices=False), rank),
+        "scipy svd": _cut(scipy.linalg.svd(w, full_matrices=False), rank),
     }
     if randomized_svd is not None:
-        u, s, vt = randomized_svd(w, rank, random_state=0)
-        found["scikit-learn randomized"] = _cut(u, s, vt, rank)
+        found["scikit-learn randomized"] = _cut(randomized_svd(w, rank, random_state=0), rank)
     return found
 
 
@@ -90,7 +89,8 @@ def _rows(session: Any, names: list[str], sample: dict[str, Any]) -> list[Matrix
     return [a.reshape(-1, a.shape[-1]).astype(np.float64) for a in session.run(names, sample)]
 
 
-def _cut(u: Matrix, s: Matrix, vt: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+def _cut(decomposition: Any, rank: int) -> tuple[Matrix, Matrix]:
+    u, s, vt = decomposition
     return u[:, :rank] * s[:rank], vt[:rank]
 
 

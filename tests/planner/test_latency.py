@@ -13,7 +13,8 @@ from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import load
 from onnxslim_rx.linalg import whitened_svd
 from onnxslim_rx.passbase import KEEP, CompressionPass, Layer, LayerStatistics, Skip, Stage
-from onnxslim_rx.planner import Choice, Unit, latency, measure_latencies
+from onnxslim_rx.planner import Choice, Unit, measure_latencies
+from onnxslim_rx.planner.cost import latency
 from onnxslim_rx.planner.cost.entering import Activations
 from onnxslim_rx.planner.cost.isolate import Region, isolate, structure, treat
 from onnxslim_rx.planner.cost.timing import time_choices

@@ -32,6 +32,7 @@ def test_the_plan_is_the_cheapest_within_both_bounds(problem, first, second):
     if not allowed:
         assert found is None
         return
+    assert found is not None
     chosen = [options[number] for options, number in zip(problem, found, strict=True)]
     assert sum(o[1] for o in chosen) <= first
     assert sum(o[2] for o in chosen) <= second
@@ -43,6 +44,7 @@ def test_tiny_damages_are_no_rounding_to_the_solver():
     costs = [[2.0, 1.0]] * 10
     damages = [[0.0, 1e-9 * (i + 1)] for i in range(10)]
     found = allocate(costs, [Bound(damages, 6.5e-9)])
+    assert found is not None
     assert sum(found) == 3  # 1 + 2 + 3 fit, four do not
 
 

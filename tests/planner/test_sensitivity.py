@@ -16,10 +16,9 @@ from onnxslim_rx.planner import (
     find_units,
     measure_damages,
     measure_latencies,
-    prefixes,
-    sensitivity,
 )
 from onnxslim_rx.planner.curves import probed, settle
+from onnxslim_rx.planner.damage import prefixes, sensitivity
 from onnxslim_rx.planner.damage.prefixes import Network, overridable
 from onnxslim_rx.plans import LayerPlan
 from onnxslim_rx.runtime import Runner
