@@ -42,16 +42,23 @@ def test_spectra_of_the_demo_model(digits, data):
     found = {s.name: s for s in rx.inspect(digits, data, spectra=True).spectra}
 
     assert list(found) == ["conv2_weight", "fc1_weight", "fc2_weight", "fc3_weight"]
-    weights = {v.name: v.const_value.numpy() for v in load(digits).graph.initializers.values()}
+    tensors = {v.name: v.const_value for v in load(digits).graph.initializers.values()}
     for name, spectrum in found.items():
-        weight = weights[name].reshape(len(weights[name]), -1).astype(float)
+        tensor = tensors[name]
+        assert tensor is not None
+        array = tensor.numpy()
+        weight = array.reshape(len(array), -1).astype(float)
         energies = np.linalg.svd(weight, compute_uv=False) ** 2
         wanted = np.append(0.0, np.cumsum(energies)) / energies.sum()
+        assert spectrum.plain is not None
         np.testing.assert_allclose(spectrum.plain, wanted, atol=1e-10)
     assert found["conv2_weight"].whitened is None
     assert "not whitened" in found["conv2_weight"].note
     # digits lie near few directions: the outputs need fewer ranks than the weights
-    assert found["fc1_weight"].rank(0.99, whitened=True) < found["fc1_weight"].rank(0.99) // 3
+    whitened, plain = (found["fc1_weight"].rank(0.99, whitened=flag) for flag in (True, False))
+    assert whitened is not None
+    assert plain is not None
+    assert whitened < plain // 3
     assert found["fc1_weight"].note == ""
 
 
@@ -65,6 +72,7 @@ def test_whitened_shares_are_those_of_what_the_runtime_computes(rng):
     outputs = np.concatenate([runner(sample)["y"] for sample in samples]).astype(float)
     energies = np.linalg.svd(outputs, compute_uv=False) ** 2
     wanted = np.append(0.0, np.cumsum(energies)) / energies.sum()
+    assert spectrum.whitened is not None
     np.testing.assert_allclose(spectrum.whitened, wanted, atol=2e-3)
 
 
@@ -74,6 +82,7 @@ def test_embeddings_are_whitened_by_what_was_read(rng):
     indices = rng.integers(0, 9, 300)
     (spectrum,) = rx.inspect(model, [{"i": indices}], spectra=True).spectra
     energies = np.linalg.svd(table[indices].astype(float), compute_uv=False) ** 2
+    assert spectrum.whitened is not None
     np.testing.assert_allclose(
         spectrum.whitened[1:], np.cumsum(energies) / energies.sum(), atol=1e-9
     )
@@ -123,10 +132,13 @@ def test_siblings_have_one_spectrum_and_other_units_none(rng):
     joint = dataclasses.replace(first, name="both", constants=weights, members=(first, second))
     found = unit_spectrum(joint, None)
     assert found is not None
+    assert found.plain is not None
     energies = np.linalg.svd(np.hstack([w, v]).astype(float), compute_uv=False) ** 2
     np.testing.assert_allclose(found.plain[1:], np.cumsum(energies) / energies.sum())
     gram = np.eye(20) * 7.0
     whitened = unit_spectrum(joint, statistics(gram, members=(statistics(gram),) * 2))
+    assert whitened is not None
+    assert whitened.whitened is not None
     np.testing.assert_allclose(whitened.whitened, found.plain, atol=1e-9)
 
     elsewhere = ir.Node("", "MatMul", [ir.Value(name="other"), second.weight])

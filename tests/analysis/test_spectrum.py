@@ -29,7 +29,9 @@ def kept(*matrices):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_plain_shares_are_those_of_the_singular_values(rng, shape, dtype):
     matrices = rng.standard_normal(shape).astype(dtype)
-    np.testing.assert_allclose(kept_by_rank(matrices), kept(*matrices), atol=1e-12)
+    found = kept_by_rank(matrices)
+    assert found is not None
+    np.testing.assert_allclose(found, kept(*matrices), atol=1e-12)
 
 
 @pytest.mark.parametrize(("k", "n", "rows"), [(6, 9, 50), (9, 6, 50), (8, 8, 3000)])
@@ -48,6 +50,7 @@ def test_rows_of_an_embedding_count_as_often_as_they_are_read(rng):
         read = np.repeat(table, counts, axis=0)
         wanted = kept(np.concatenate([read, np.zeros((max(5 - len(read), 0), n))]))
         found = kept_by_rank_of_rows(table, counts)
+        assert found is not None
         np.testing.assert_allclose(found, np.append(wanted, np.ones(9))[: len(found)], atol=1e-12)
 
 
@@ -56,6 +59,7 @@ def test_large_matrices_are_measured_at_their_leading_ranks(rng, monkeypatch):
     monkeypatch.setattr(module, "LEADING", 10)
     matrices = rng.standard_normal((2, 60, 50)) * (np.arange(1, 51) ** -1.0)
     found = kept_by_rank(matrices.astype(np.float32))
+    assert found is not None
     np.testing.assert_allclose(found, kept(*matrices)[:11], atol=5e-3)
     gram = np.diag(np.linspace(1.0, 2.0, 60)) * 1e5
     outputs = [np.sqrt(gram) @ matrix for matrix in matrices]

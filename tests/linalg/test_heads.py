@@ -96,7 +96,7 @@ def test_both_sides_have_equal_norms(rng):
 @pytest.mark.parametrize("scale", [1e-18, 1.0, 1e18])
 def test_full_width_gives_the_scores_back_at_any_scale(scale, rng):
     a, b = (rng.standard_normal((12, 12)).astype(np.float32) * np.float32(scale) for _ in "ab")
-    roots = [head_roots(one, np.eye(12), 3) for one in (a, b)]
+    roots = head_roots(a, np.eye(12), 3), head_roots(b, np.eye(12), 3)
     s, t = score_bases(*roots, 4)
     for h in range(3):
         one, other = a[:, 4 * h : 4 * h + 4].astype("d"), b[:, 4 * h : 4 * h + 4].astype("d")
@@ -194,8 +194,9 @@ def test_refusals(rng):
         head_roots(a, np.eye(5), 2)
     with pytest.raises(ValueError, match="NaN"):
         head_roots(a * np.nan, np.eye(6), 2)
+    roots = head_roots(a, np.eye(6), 2)
     with pytest.raises(ValueError, match="rank 5"):
-        score_bases(*[head_roots(a, np.eye(6), 2)] * 2, 5)
+        score_bases(roots, roots, 5)
     with pytest.raises(ValueError, match="3 heads"):
         value_factors(a.T, np.eye(8), 3, 1)
     with pytest.raises(ValueError, match="rank 0"):

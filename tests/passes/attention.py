@@ -129,6 +129,12 @@ def build(
     return load(proto)
 
 
+def held(tensor: ir.TensorProtocol | None) -> ir.TensorProtocol:
+    """The tensor, which must be there."""
+    assert tensor is not None
+    return tensor
+
+
 def feeds_of(model, rng, batch=2):
     """Standard normal inputs with a mean."""
     return {
@@ -201,7 +207,7 @@ def with_stand_ins(one, model, width, stats=None):
         known = (stats or {}).get(unit.name)
         factors = one.transform(unit, stage(one, width, known), constants_of(unit), known)
         for value, array in zip(unit.weights, one.restore(unit, factors), strict=True):
-            old = constant(value).numpy()
+            old = held(constant(value)).numpy()
             assert array.shape == old.shape
             value.const_value = ir.tensor(array.astype(old.dtype), name=value.name)
     return copy

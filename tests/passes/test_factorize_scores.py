@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from onnxslim_rx import simplify
@@ -26,6 +28,7 @@ from tests.passes.attention import (
     assert_same,
     build,
     feeds_of,
+    held,
     narrowed,
     padded,
     reasons,
@@ -37,7 +40,7 @@ from tests.passes.attention import (
 
 TARGET = load_target("ort-cpu")
 STATIC = (-1, 5, HEADS, WIDTH)
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "merged": {},
     "merged-plain": {"projection": "merged-plain"},
     "merged-equal": {"projection": "merged-equal"},
@@ -99,7 +102,8 @@ def test_names_of_weights_pass_on(rng):
     }
     assert shapes["w"] == (10, ALL + 2 * HEADS * 3)
     assert shapes["bias"] == (ALL + 2 * HEADS * 3,)
-    assert constant(thin.graph.initializers["cut"]).numpy().tolist() == [0, 0, HEADS, WIDTH]  # of v
+    cut = held(constant(thin.graph.initializers["cut"]))
+    assert cut.numpy().tolist() == [0, 0, HEADS, WIDTH]  # of v
     assert "s0" in {value.name for node in nodes(thin) for value in node.outputs}
 
 
@@ -146,7 +150,7 @@ def test_the_error_is_that_of_the_scores_and_the_least(free, rng):
     assert least * (1 - 1e-9) <= error <= 1.02 * least
 
 
-KEPT = {
+KEPT: dict[str, dict[str, Any]] = {
     "mild-mask": {"mask": "where", "low": np.float32(-3)},
     "over-queries": {"weigh": "p = Softmax<axis = 2>(s)"},
     "old-axis": {"weigh": "p = Softmax(s)", "opset": 12, "projection": "three"},
@@ -199,7 +203,7 @@ FIVE = {name: np.ones((10, 15), "f") for name in ("wq", "wk", "wv")} | {
     "wo": np.ones((15, 11), "f")
 }
 TWO = "float[N, S, M] out, float[N, S, A] other"
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rotary": (
         {"query": "q8 = Transpose<perm = [0, 2, 1, 3]>(qr) q9 = Cos(q8) qt = Mul(q8, q9)"},
         "Mul lies between",
@@ -307,12 +311,13 @@ def test_both_passes_and_rounding_follow_each_other(rng):
     for ordered in (plans, plans[::-1]):
         thin, skipped = apply_plan(model, ordered, passes, stats)
         assert skipped == []
-        assert tuple(thin.graph.initializers["w"].const_value.shape.numpy()) == (10, 3 * HEADS * 4)
-        assert tuple(thin.graph.initializers["wo"].const_value.shape.numpy()) == (HEADS * 4, 11)
+        w, wo = (held(thin.graph.initializers[name].const_value) for name in ("w", "wo"))
+        assert tuple(w.shape.numpy()) == (10, 3 * HEADS * 4)
+        assert tuple(wo.shape.numpy()) == (HEADS * 4, 11)
         small, skipped = apply_plan(model, [*rounded, *ordered], passes, stats)
         assert skipped == []
-        stored = small.graph.initializers["w.int8"]
-        assert tuple(stored.const_value.shape.numpy()) == (10, 3 * HEADS * 4)
+        stored = held(small.graph.initializers["w.int8"].const_value)
+        assert tuple(stored.shape.numpy()) == (10, 3 * HEADS * 4)
         assert_same(thin, small, feeds, 3e-2)
     # as if both were carried out on the weights alone
     dense = padded(passes["factorize-scores"], model, 4, stats["s0.scores"])
@@ -323,7 +328,8 @@ def test_both_passes_and_rounding_follow_each_other(rng):
 @pytest.mark.parametrize("case", ["gemm", "scaled-query"])
 def test_factors_on_the_way_count_in_the_choice(case, rng):
     model = build(rng, **CASES[case])
-    starts = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+    initializers = model.graph.initializers.items()
+    starts = {name: held(value.const_value).numpy() for name, value in initializers}
     same = {"gemm": {"w": starts.get("wt", np.zeros((1, 1))).T / 2, "bias": 2 * starts["bias"]}}
     twin = build(rng, **same.get(case, {"w": starts.get("w"), "bias": starts["bias"]}))
     feeds = feeds_of(model, rng, 40)
@@ -333,7 +339,7 @@ def test_factors_on_the_way_count_in_the_choice(case, rng):
         stats = statistics(one, unit, feeds)
         found = FactorizeScores(width=2).candidates(unit, stats, TARGET)
         curves.append([candidate.error for candidate in found])
-    np.testing.assert_allclose(*curves, rtol=1e-5)
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-5)
 
 
 def test_candidates_say_what_is_saved(rng):
@@ -343,7 +349,7 @@ def test_candidates_say_what_is_saved(rng):
     less = HEADS * (WIDTH - 4)
     saves = {"wq": 10 * less * 4, "bq": less * 4, "wk": 10 * less * 4, "bk": ALL * 4}
     assert candidate.saves == saves
-    whole = sum(constant(value).nbytes for value in unit.weights)
+    whole = sum(held(constant(value)).nbytes for value in unit.weights)
     assert candidate.bytes == whole - sum(saves.values())
     assert candidate.flops == candidate.bytes // 2
     assert candidate.stages[0].options == {"method": "scores", "width": 4, "whitened": False}
@@ -395,11 +401,13 @@ def test_weights_that_are_not_finite(rng):
     one = FactorizeScores()
     (unit,) = units(one, model)
     assert not list(one.candidates(unit, None, TARGET))
-    assert isinstance(one.apply(unit, stage(one, 4), None, None), Skip)
+    untouched: Any = None
+    assert isinstance(one.apply(unit, stage(one, 4), None, untouched), Skip)
 
 
 def test_a_real_model(assets, rng):
     model = simplify(load(assets / "models" / "minilm.onnx"), progress=False)
+    assert isinstance(model, ir.Model)
     ids = rng.integers(1000, 20000, (3, 9))
     feeds = {"input_ids": ids, "attention_mask": (np.arange(9) < [[9], [6], [2]]).astype(np.int64)}
     feeds["token_type_ids"] = 0 * ids

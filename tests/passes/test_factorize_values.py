@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -22,6 +24,7 @@ from tests.passes.attention import (
     assert_same,
     build,
     feeds_of,
+    held,
     narrowed,
     padded,
     reasons,
@@ -32,7 +35,7 @@ from tests.passes.attention import (
 
 TARGET = load_target("ort-cpu")
 GEMM = "o = Gemm<transB = 1, alpha = 0.5>(cr, wot, bo)"
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "merged": {},
     "merged-plain": {"projection": "merged-plain"},
     "merged-equal": {"projection": "merged-equal"},
@@ -150,7 +153,7 @@ BODY = """q1 = MatMul(x, wq) k1 = MatMul(x, wk) v1 = MatMul(x, wv)
     vt = Transpose<perm = [0, 2, 1, 3]>(vr) {}
     s0 = MatMul(qt, {}) p = Softmax(s0) c = MatMul(p, {})
     ct = Transpose<perm = [0, 2, 1, 3]>(c) cr = Reshape(ct, side) out = MatMul(cr, wo)"""
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "broadcast-values": (
         {"body": BODY.format("", "kt", "vt"),
          "wv": np.ones((10, WIDTH), "f"), "vcut": np.array([0, 0, 1, WIDTH])},
@@ -221,7 +224,7 @@ def test_candidates_say_what_is_saved(rng):
     less = HEADS * (WIDTH - 4)
     saves = {"w": 10 * less * 4, "bias": less * 4, "wo": less * OUTPUTS * 4}
     assert candidate.saves == saves
-    whole = sum(constant(value).nbytes for value in unit.weights)
+    whole = sum(held(constant(value)).nbytes for value in unit.weights)
     assert candidate.bytes == whole - sum(saves.values())
     thin = narrowed(one, model, 4)
     kept = sum(thin.graph.initializers[name].const_value.nbytes for name in saves)
