@@ -104,18 +104,15 @@ def uniform(layers: Sequence[Sequence[Option]]) -> list[tuple[int, ...]]:
     """
     rungs = [(0,) * len(layers)]
     for percent in range(98, 0, -2):
-        picks = []
-        for options in layers:
-            wanted = percent / 100 * options[0].cost
-            picks.append(
-                min(
-                    range(len(options)),
-                    key=lambda i, o=options, w=wanted: (abs(o[i].cost - w), o[i].damage),  # type: ignore[misc]
-                )
-            )
-        if tuple(picks) != rungs[-1]:
-            rungs.append(tuple(picks))
+        picks = tuple(_nearest(options, percent / 100 * options[0].cost) for options in layers)
+        if picks != rungs[-1]:
+            rungs.append(picks)
     return rungs
+
+
+def _nearest(options: Sequence[Option], cost: float) -> int:
+    """The option whose cost is nearest; of equals the one with less damage."""
+    return min(range(len(options)), key=lambda i: (abs(options[i].cost - cost), options[i].damage))
 
 
 def _rungs(layers: int, steps: Iterable[tuple[int, int]]) -> list[tuple[int, ...]]:
