@@ -19,6 +19,14 @@ from onnxslim_rx.linalg.rank import (
 from onnxslim_rx.linalg.refit import mismatch_energy, reduced_rank_regression, ridge_regression
 from onnxslim_rx.linalg.shared import batched_svd, joint_left_svd, shared_output_basis
 from onnxslim_rx.linalg.svd import Svd, error_curve, svd, truncated_svd
+from onnxslim_rx.linalg.tensor import fold, mode_product, mode_products, unfold
+from onnxslim_rx.linalg.tucker import (
+    hosvd_energies,
+    mode_ranks,
+    tucker,
+    tucker_error_table,
+    tucker_full,
+)
 from onnxslim_rx.linalg.whiten import (
     output_energy,
     scaled_svd,
@@ -38,9 +46,14 @@ __all__ = [
     "estimate_error",
     "evbmf_rank",
     "fix_signs",
+    "fold",
+    "hosvd_energies",
     "joint_left_svd",
     "mdl_rank",
     "mismatch_energy",
+    "mode_product",
+    "mode_products",
+    "mode_ranks",
     "noise_variance",
     "output_energy",
     "rank_for_energy",
@@ -54,6 +67,10 @@ __all__ = [
     "shared_output_basis",
     "svd",
     "truncated_svd",
+    "tucker",
+    "tucker_error_table",
+    "tucker_full",
+    "unfold",
     "whitened_error_curve",
     "whitened_svd",
 ]
