@@ -7,6 +7,7 @@ Threads are the caller's: for sides up to 1,024 one thread of BLAS is faster tha
 from onnxslim_rx.linalg.estimate import ErrorEstimate, estimate_error
 from onnxslim_rx.linalg.matrix import balance, fix_signs
 from onnxslim_rx.linalg.moments import bias_correction, centred_gram
+from onnxslim_rx.linalg.network import fit_network, network_product, network_regression
 from onnxslim_rx.linalg.noise import evbmf_rank, mdl_rank, noise_variance
 from onnxslim_rx.linalg.rank import (
     break_even_rank,
@@ -45,6 +46,7 @@ __all__ = [
     "error_curve",
     "estimate_error",
     "evbmf_rank",
+    "fit_network",
     "fix_signs",
     "fold",
     "hosvd_energies",
@@ -54,6 +56,8 @@ __all__ = [
     "mode_product",
     "mode_products",
     "mode_ranks",
+    "network_product",
+    "network_regression",
     "noise_variance",
     "output_energy",
     "rank_for_energy",

@@ -29,7 +29,7 @@ from onnxslim_rx.linalg.svd import svd
 # A fit to errors needs more of a ridge than whitening, which only weighs. For MiniLM at 60% of its
 # parameters 0.5 K / rows gave the embeddings of other sentences closest to the original's: better
 # than 0.02 and 0.1 with 256, 512 and 1,024 sentences, and than 0.1 and 2 with 128 (1,600 rows).
-_RIDGE_PER_ROW = 0.5
+FIT_RIDGE_PER_ROW = 0.5
 
 __all__ = ["mismatch_energy", "reduced_rank_regression", "ridge_regression"]
 
@@ -143,7 +143,7 @@ def _problem(
     if c.shape != w.shape:
         raise ValueError(f"found a cross moment of shape {c.shape} for a weight of {w.shape}")
     g, scale = to_unit_scale(g)
-    extra = ridge(g, rows, _RIDGE_PER_ROW)
+    extra = ridge(g, rows, FIT_RIDGE_PER_ROW)
     g = g.copy()
     g.flat[:: len(g) + 1] += extra
     root = triangular_root(g)
