@@ -36,6 +36,7 @@ __all__ = [
     "Skip",
     "Skipped",
     "Stage",
+    "channel_gram",
     "weight_layers",
 ]
 
@@ -227,17 +228,23 @@ class LayerStatistics:
     """What calibration measured at the input of a layer.
 
     Args:
-        gram: (K, K) float64, `X^T X` summed over all `rows` rows that entered the layer, or None
-            where the layer has none (embeddings, most convolutions). The input of a recurrent
-            layer counts as that of a linear one; the rows of a convolution of 1 x 1 are the
-            positions that it reads, the columns the channels.
+        gram: (K, K) float64, `X^T X` summed over `rows` rows that entered the layer, or None where
+            the layer has none (embeddings, depthwise convolutions). The input of a recurrent layer
+            counts as that of a linear one. For convolutions see `patches`.
         counts: (V,) int64, how often each row of an embedding was read, or None.
-        rows: number of rows of X seen.
+        rows: number of rows of X summed up.
         sample: (R, K) a few rows of X as they came, for measuring on real activations, or None.
         shape: shape of the layer's activation in the longest sample seen, for measuring latency.
         mean, mean_abs, low, high: (K,) float64, of each column of X: mean, mean absolute value,
             least and largest value; None where there is no Gram matrix.
         members: of a unit of several layers: the statistics of each, None where it has none.
+        positions: number of positions that a layer computes: more than `rows` where X was sampled.
+            Those of a ConvTranspose are the positions of its input. Given as 0: as many as `rows`.
+        patches: whether X are the patches of a convolution: a row is what it reads at one position
+            of its output, all channels of all groups, in the order of a kernel (C, *k), with zeros
+            for what lies in the padding. Where patches would be too wide, a row holds the channels
+            at one tap of one position; of a ConvTranspose, the channels at one position of its
+            input. See `channel_gram`.
     """
 
     gram: npt.NDArray[np.float64] | None
@@ -250,6 +257,38 @@ class LayerStatistics:
     low: npt.NDArray[np.float64] | None = None
     high: npt.NDArray[np.float64] | None = None
     members: tuple[LayerStatistics | None, ...] = ()
+    positions: int = 0
+    patches: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", self.positions or self.rows)
+
+
+def channel_gram(
+    stats: LayerStatistics, channels: int, taps: int
+) -> npt.NDArray[np.float64] | None:
+    """The Gram matrix of a convolution's input channels, (C, C), summed over all taps of patches.
+
+    Args:
+        stats: of a convolution.
+        channels: of its input, those of all groups: C.
+        taps: entries of its kernel in one channel.
+
+    Raises:
+        ValueError: the Gram matrix has another size.
+    """
+    gram = stats.gram
+    if gram is None:
+        return None
+    side = channels * taps if stats.patches else channels
+    if gram.shape != (side, side):
+        raise ValueError(f"the Gram matrix is {gram.shape}, not {(side, side)}")
+    if not stats.patches:
+        return gram
+    summed: npt.NDArray[np.float64] = np.einsum(
+        "ctdt->cd", gram.reshape(channels, taps, channels, taps)
+    )
+    return summed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,7 +126,9 @@ def statistics(
     known: Mapping[str, LayerStatistics] = found
     if shapes_only:
         known = {
-            name: LayerStatistics(None, None, rows=one.rows, sample=None, shape=one.shape)
+            name: LayerStatistics(
+                None, None, rows=one.rows, sample=None, shape=one.shape, positions=one.positions
+            )
             for name, one in found.items()
         }
     return UnitStatistics(layers, known)
@@ -155,7 +157,13 @@ class UnitStatistics(Mapping[str, LayerStatistics]):
         members = tuple(self._single.get(member.name) for member in layer.members)
         first = next(found for found in members if found is not None)
         return LayerStatistics(
-            None, None, rows=first.rows, sample=None, shape=first.shape, members=members
+            None,
+            None,
+            rows=first.rows,
+            sample=None,
+            shape=first.shape,
+            members=members,
+            positions=first.positions,
         )
 
     def __contains__(self, name: object) -> bool:

@@ -102,7 +102,12 @@ def _spectrum(
         note = f"only the first {LEADING} ranks: the smaller side is above {EXACT_SIDE}"
     if stats is not None and stats.counts is not None and layer.kind == "embedding":
         whitened = kept_by_rank_of_rows(matrices[0], stats.counts)
-    elif stats is not None and stats.gram is not None and len(stats.gram) == k <= _GRAM_SIDE:
+    elif (
+        stats is not None
+        and stats.gram is not None
+        and (layer.kind != "conv" or stats.patches)  # channels alone are another matrix
+        and len(stats.gram) == k <= _GRAM_SIDE
+    ):
         whitened = kept_by_rank_of_outputs(matrices, stats.gram, max(stats.rows, 1))
     return dataclasses.replace(found, whitened=whitened, note=note)
 

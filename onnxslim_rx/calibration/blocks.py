@@ -88,8 +88,9 @@ def _shape_name(value: ir.Value) -> str:
 
 def _found(reading: Reading, values: Mapping[str, Any]) -> list[Array]:
     """What the observer of `reading` is shown."""
-    if reading.output is not None:
-        return [values[_shape_name(value)] for value in (reading.value, reading.output)]
+    if reading.kind == "shape":
+        found = values.get(_shape_name(reading.value))
+        return [np.array(_content(reading.value, values).shape) if found is None else found]
     return [_content(value, values) for value in (reading.value, *reading.others)]
 
 
@@ -104,7 +105,12 @@ def _runner(
 ) -> Run:
     """The step as a model of its own; its weights are those of `model`, not copies."""
     made = {value for node in step.nodes for value in node.outputs}
-    wanted = [value for r in readings if r.output is None for value in r.values]
+    wanted = [
+        value
+        for reading in readings
+        for value in reading.values
+        if reading.kind != "shape" or value is not reading.value
+    ]
     outputs = [value for value in dict.fromkeys([*step.saves, *wanted]) if value in made]
     view = ir.GraphView(
         step.inputs,
@@ -128,11 +134,12 @@ def _runner(
 
 
 def _add_shapes(graph: ir.Graph, readings: Sequence[Reading]) -> None:
-    """Give the shapes of what enters and leaves convolutions, instead of copying the tensors."""
+    """Give shapes where nothing else is asked for, instead of copying the tensors."""
     values = {_name(value): value for node in graph for value in node.outputs}
     values |= {_name(value): value for value in (*graph.inputs, *graph.initializers.values())}
-    pairs = [(r.value, r.output) for r in readings if r.output is not None]
-    for original in dict.fromkeys(value for pair in pairs for value in pair):
+    for original in dict.fromkeys(r.value for r in readings if r.kind == "shape"):
+        if _name(original) not in values:  # an input that no node of the step reads
+            continue
         node = ir.node("Shape", [values[_name(original)]])
         node.outputs[0].name = _shape_name(original)
         node.outputs[0].type = ir.TensorType(ir.DataType.INT64)

@@ -53,8 +53,9 @@ def collect(
     The graph is cut into blocks that run one after the other; what crosses from one to the next
     waits on disk. Linear layers get the Gram matrix of their input, mean, mean absolute value and
     range of its columns and a sample of its rows, embeddings the number of times that each row is
-    read, convolutions rows and shape; those of 1 x 1 count as linear in the channels. Padding that
-    a mask input shows is left out. Layers that read the same tensor share one measurement.
+    read. Convolutions are linear in their patches, zeros of the padding included; see
+    `LayerStatistics`. Padding that a mask input shows is left out elsewhere. Layers that read the
+    same of the same tensor share one measurement.
 
     Memory does not grow with the number of samples. It is what `memory_bytes` bounds, the
     activations of one sample inside a block, and what Python and ONNX Runtime take themselves.
@@ -73,7 +74,7 @@ def collect(
         cache: a folder where statistics are kept for the next call with the same arguments. A
             call that was killed is gone on with from its last finished block.
         cache_bytes: all statistics in `cache` take no more: those used longest ago are deleted.
-        seed: of the rows that are sampled.
+        seed: of the rows and positions that are sampled.
 
     Returns:
         Statistics by layer name; layers without are missing, `Statistics.reasons` says why.
@@ -136,7 +137,7 @@ def _fill(
     journal: Journal,
 ) -> None:
     shapes = shapes_of(model, data)
-    found, reasons = readings(model, layers, shapes)
+    found, reasons = readings(model, layers, shapes, len(data))
     size = functools.partial(size_of, shapes)
     numbers = {reading: str(n) for n, reading in enumerate(dict.fromkeys(found.values()))}
     keys = {
@@ -161,7 +162,7 @@ def _fingerprint(steps: Sequence[Step[Reading]]) -> str:
     """Hash of what each step saves and measures."""
     about = [
         [*[value.name for value in step.saves], "|"]
-        + [f"{r.kind} {r.value.name} {r.band}" for r in step.measures]
+        + [f"{r.kind} {r.value.name} {r.patches} {r.band}" for r in step.measures]
         for step in steps
     ]
     return hashlib.sha256(repr(about).encode()).hexdigest()

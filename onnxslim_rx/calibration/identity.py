@@ -18,7 +18,7 @@ from onnxslim_rx.runtime import version
 
 __all__ = ["key_of"]
 
-_FORMAT = 3  # of the files; count up when what they mean changes
+_FORMAT = 4  # of the files; count up when what they mean changes
 
 
 def key_of(model: ir.Model, layers: Sequence[Layer], data: Dataset, options: Sequence[int]) -> str:

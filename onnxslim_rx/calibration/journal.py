@@ -97,14 +97,18 @@ class Journal:
         for key, found in self._readings.items():
             arrays = [*found["arrays"], *self._joined(key, found)]
             checksums = {name: checksum_of(self._folder / f"{key}.{name}.npy") for name in arrays}
-            readings[key] = {
-                "rows": found["rows"], "shape": found["shape"], "checksums": checksums,
-            }  # fmt: skip
+            facts = {name: found[name] for name in ("rows", "positions", "patches", "shape")}
+            readings[key] = facts | {"checksums": checksums}
         write_index(self._folder, layers, reasons, readings)
 
     def _add(self, key: str, reading: Reading, observer: Observer) -> None:
         entry = self._readings.setdefault(key, {"arrays": [], "parts": []})
-        entry |= {"rows": observer.rows, "shape": list(observer.shape)}
+        entry |= {
+            "rows": observer.rows,
+            "positions": observer.positions,
+            "patches": reading.whole_patches,
+            "shape": list(observer.shape),
+        }
         for name, array in observer.arrays().items():
             if reading.band is not None and name == "gram":
                 file = f"{key}.{name}.{reading.band[0]}.part"

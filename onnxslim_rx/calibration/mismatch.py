@@ -7,15 +7,17 @@ larger by V leaves `||X' V - (Y - Y')||^2`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxslim_rx.calibration.moments import CHUNK, CrossMoment, GramMatrix
+from onnxslim_rx.calibration.patches import Draw, Patches
 from onnxslim_rx.calibration.readings import Reading
-from onnxslim_rx.calibration.rows import Chunks, rows_of
+from onnxslim_rx.calibration.rows import Chunks, as_rows
 
 __all__ = ["Mismatch", "mismatch_bytes"]
 
@@ -34,17 +36,19 @@ class Mismatch:
 
     Args:
         reading: of the kind "tandem".
+        seed: of the positions that are drawn where a convolution has many.
 
     Attributes:
         rows: rows seen.
+        positions: as many as would have been seen had nothing been left out.
         shape: shape of the tensor in the sample with the most rows.
         why: why the sums mean nothing, or "".
         missing: `||Y - Y'||^2`.
         wanted: `||Y||^2`.
     """
 
-    def __init__(self, reading: Reading) -> None:
-        self.rows = 0
+    def __init__(self, reading: Reading, seed: int) -> None:
+        self.rows = self.positions = 0
         self.shape: tuple[int, ...] = ()
         self.why = ""
         self.missing = self.wanted = 0.0
@@ -53,36 +57,20 @@ class Mismatch:
         self._gram = GramMatrix(reading.size)
         self._cross = CrossMoment(0, reading.size, reading.other_size)
         self._chunks = Chunks(reading.size, reading.other_size, reading.other_size)
+        self._draw = Draw(reading.most, seed)
 
     def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
         """Take in X', Y and Y' of one sample; see `Observer`."""
         if self.why:
             return
-        reading = self._reading
-        of_x, of_y = reading.strides, None
-        if of_x is not None:
-            of_y = (1,) * len(of_x)
-        x = rows_of(
-            found[0], reading.size, transposed=reading.transposed, strides=of_x, masks=masks
-        )
-        wanted, now = (
-            rows_of(
-                one,
-                reading.other_size,
-                transposed=reading.other_transposed,
-                strides=of_y,
-                masks=masks,
-            )
-            for one in found[1:]
-        )
-        if not len(x) == len(wanted) == len(now):
-            self.why = f"{len(x)} rows enter and {len(wanted)} leave on {where}"
-            return
-        if len(x) > self._most:
-            self._most, self.shape = len(x), found[0].shape
-        self.rows += len(x)
-        for chunk in self._chunks.add(x, wanted, now):
-            self._take(*chunk)
+        before = self.positions
+        by_rows = self._of_rows if self._reading.patches is None else self._of_patches
+        for tensors in by_rows(found, masks, where):
+            self.rows += len(tensors[0])
+            for chunk in self._chunks.add(*tensors):
+                self._take(*chunk)
+        if self.positions - before > self._most:
+            self._most, self.shape = self.positions - before, found[0].shape
 
     def arrays(self) -> dict[str, Array]:
         """`gram` (K, K) and `cross` (K, N), float64."""
@@ -92,6 +80,43 @@ class Mismatch:
         if not np.isfinite([self.wanted, self.missing, np.trace(gram)]).all():
             self.why = "NaN or infinity is computed there"
         return {"gram": gram, "cross": self._cross.total()}
+
+    def _of_rows(
+        self, found: Sequence[Array], masks: Sequence[Array], where: str
+    ) -> Iterator[list[Array]]:
+        """The rows of X', Y and Y' of one sample; none, and why, where they do not match."""
+        reading = self._reading
+        rows = [as_rows(found[0], reading.size, transposed=reading.transposed, masks=masks)]
+        rows += [
+            as_rows(one, reading.other_size, transposed=reading.other_transposed, masks=masks)
+            for one in found[1:]
+        ]
+        if len({len(one) for one in rows}) > 1:
+            self.why = f"{len(rows[0])} rows enter and {len(rows[1])} leave on {where}"
+            return
+        self.positions += len(rows[0])
+        yield rows
+
+    def _of_patches(
+        self, found: Sequence[Array], masks: Sequence[Array], where: str
+    ) -> Iterator[list[Array]]:
+        """As `_of_rows`, of a convolution, some positions at a time."""
+        reading, patches = self._reading, self._reading.patches
+        assert patches is not None
+        places = patches.positions(found[0].shape)
+        due = (places[0], reading.other_size, *places[1:])
+        if any(one.shape != due for one in found[1:]):
+            self.why = f"{due} would leave and {found[1].shape} do on {where}"
+            return
+        self.positions += math.prod(places)
+        alone = Patches.pointwise(len(patches.kernel))
+        for part in patches.parts(self._draw.of(math.prod(places))):
+            rows = [as_rows(patches.read(found[0], part), reading.size, transposed=False, masks=())]
+            rows += [
+                as_rows(alone.read(one, part), reading.other_size, transposed=False, masks=())
+                for one in found[1:]
+            ]
+            yield rows
 
     def _take(self, x: Matrix, wanted: Matrix, now: Matrix) -> None:
         self.wanted += float(np.einsum("ij,ij->", wanted, wanted))

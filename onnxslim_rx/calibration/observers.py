@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,8 +12,9 @@ import numpy.typing as npt
 from onnxslim_rx.calibration.mismatch import Mismatch, mismatch_bytes
 from onnxslim_rx.calibration.moments import CHUNK, Channels, GramBand, GramMatrix, Moment
 from onnxslim_rx.calibration.padding import positions
+from onnxslim_rx.calibration.patches import Draw
 from onnxslim_rx.calibration.readings import Reading
-from onnxslim_rx.calibration.rows import Chunks, RowSample, rows_of
+from onnxslim_rx.calibration.rows import Chunks, RowSample, as_rows
 from onnxslim_rx.errors import InputError
 
 __all__ = ["Observer", "height_within", "memory_of", "observer"]
@@ -30,18 +31,19 @@ class Observer(Protocol):
 
     Attributes:
         rows: rows of X seen so far.
+        positions: as many as would have been seen had nothing been left out.
         shape: shape of the tensor in the largest sample so far.
     """
 
     rows: int
+    positions: int
     shape: tuple[int, ...]
 
     def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
         """Take in one sample.
 
         Args:
-            found: the tensor, and the others where there are any; for convolutions the shapes of
-                what enters and what leaves.
+            found: the tensor, and the others where there are any; of the kind "shape" its shape.
             masks: (batch, sequence), True where there is no padding; see `masks_of`.
             where: names the sample in messages.
 
@@ -57,12 +59,12 @@ class Observer(Protocol):
 
 def observer(reading: Reading, seed: int) -> Observer:
     """What sums up `reading`."""
-    if reading.kind == "conv":
-        return _Shapes()
+    if reading.kind == "shape":
+        return _Shapes(reading)
     if reading.kind == "embedding":
         return _Counts(reading.size)
     if reading.kind == "tandem":
-        return Mismatch(reading)
+        return Mismatch(reading, seed)
     return _Rows(reading, seed)
 
 
@@ -90,16 +92,19 @@ def _buffers(reading: Reading) -> int:
 
 
 class _Shapes:
-    """Rows and shape of a convolution: its rows are the positions of its output."""
+    """Rows and shape of a convolution: its rows are the positions of its patches."""
 
-    def __init__(self) -> None:
-        self.rows = 0
+    def __init__(self, reading: Reading) -> None:
+        self.rows = self.positions = 0
         self.shape: tuple[int, ...] = ()
+        self._patches = reading.patches
 
     def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
-        shape, (batch, _, *places) = ([int(size) for size in sizes] for sizes in found)
-        self.shape = max(self.shape, tuple(shape), key=_volume)
-        self.rows += math.prod([batch, *places])
+        shape = tuple(int(size) for size in found[0])
+        self.shape = max(self.shape, shape, key=_volume)
+        assert self._patches is not None  # all shapes are those of convolutions
+        self.rows += math.prod(self._patches.positions(shape))
+        self.positions = self.rows
 
     def arrays(self) -> dict[str, Array]:
         return {}
@@ -109,7 +114,7 @@ class _Counts:
     """How often each row of an embedding is read."""
 
     def __init__(self, size: int) -> None:
-        self.rows = 0
+        self.rows = self.positions = 0
         self.shape: tuple[int, ...] = ()
         self._counts = np.zeros(size, dtype=np.int64)
 
@@ -122,16 +127,17 @@ class _Counts:
         indices = np.where(indices < 0, indices + size, indices)
         self._counts += np.bincount(indices, minlength=size)[:size]
         self.rows += indices.size
+        self.positions = self.rows
 
     def arrays(self) -> dict[str, Array]:
         return {"counts": self._counts}
 
 
 class _Rows:
-    """Moments of what enters a linear layer, of each channel and of pairs, and some rows."""
+    """Moments of what enters a linear layer, of each column and of pairs, and some rows."""
 
     def __init__(self, reading: Reading, seed: int) -> None:
-        self.rows = 0
+        self.rows = self.positions = 0
         self.shape: tuple[int, ...] = ()
         self._reading = reading
         first, last = reading.band or (0, reading.size)
@@ -146,27 +152,23 @@ class _Rows:
         # the same seed for all: the rows drawn of two layers stem from the same positions
         self._sample = RowSample(reading.size, _SAMPLE, seed) if tells else None
         self._chunks = Chunks(reading.size)
+        self._draw = Draw(reading.most, seed)
 
     def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
         self.shape = max(self.shape, found[0].shape, key=_volume)
-        x = rows_of(
-            found[0],
-            self._reading.size,
-            transposed=self._reading.transposed,
-            strides=self._reading.strides,
-            masks=masks,
-        )
-        if x.size and not np.isfinite(x).all():
-            raise InputError(
-                f"the model computes NaN or infinity at {self._reading.value.name!r} on {where}",
-                expected="finite activations on calibration data",
-                advice="check how the data was preprocessed, and the original model on it",
-            )
-        self.rows += len(x)
-        if self._sample is not None:
-            self._sample.see(x)
-        for (chunk,) in self._chunks.add(x):
-            self._take(chunk)
+        for x in self._rows(found[0], masks):
+            if x.size and not np.isfinite(x).all():
+                raise InputError(
+                    f"the model computes NaN or infinity at {self._reading.value.name!r} on"
+                    f" {where}",
+                    expected="finite activations on calibration data",
+                    advice="check how the data was preprocessed, and the original model on it",
+                )
+            self.rows += len(x)
+            if self._sample is not None:
+                self._sample.see(x)
+            for (chunk,) in self._chunks.add(x):
+                self._take(chunk)
 
     def arrays(self) -> dict[str, Array]:
         for (chunk,) in self._chunks.rest():
@@ -183,6 +185,20 @@ class _Rows:
         if self._sample is not None and self._channels is not None:
             arrays |= {"sample": self._sample.rows} | self._channels.arrays()
         return arrays
+
+    def _rows(self, found: Array, masks: Sequence[Array]) -> Iterator[Array]:
+        """The rows of one sample that are summed up, some at a time."""
+        reading, patches = self._reading, self._reading.patches
+        if patches is None:
+            x = as_rows(found, reading.size, transposed=reading.transposed, masks=masks)
+            self.positions += len(x)
+            yield x
+            return
+        count = math.prod(patches.positions(found.shape))
+        self.positions += count
+        for part in patches.parts(self._draw.of(count)):
+            read = patches.read(found, part)
+            yield as_rows(read, reading.size, transposed=reading.transposed, masks=())
 
     def _take(self, x: Matrix) -> None:
         self._moment.add(x, x)

@@ -8,12 +8,17 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from onnxslim_rx.analysis import Shape
+from onnxslim_rx.calibration.patches import Patches
 from onnxslim_rx.ir import bodies
 from onnxslim_rx.passbase import Layer
 
 __all__ = ["Reading", "readings"]
 
 Gates = tuple[tuple[ir.Value, bool], ...]
+
+_WIDEST = 2304  # 256 channels of 3 x 3; the Gram matrix of wider patches takes more than 42 MB
+# Positions read of a sample, and, for each column of X, of all samples together.
+_LEAST, _OFTEN = 64, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,37 +27,41 @@ class Reading:
 
     Args:
         kind: "linear" (the Gram matrix of X and more), "tandem" (see `mismatch`), "embedding" or
-            "conv".
+            "shape" (how much there is of it).
         value: the tensor that enters the layer.
-        output: the tensor that leaves it, for convolutions; otherwise None.
         transposed: the rows of X lie along the last axis of `value`, not the one before.
-        size: columns of X of a linear layer, rows of an embedding, 0 for convolutions.
+        size: columns of X of a linear layer, rows of an embedding, 0 for a shape.
         others: for "tandem": the outputs that are wanted, and those that there are.
         other_size: columns of these; 0 where there are none.
         other_transposed: as `transposed`, of `others`.
-        strides: of a pointwise convolution, whose rows are the positions that it reads, with the
-            channels as columns; None for all others.
+        patches: of a convolution: what it reads at one position, (channels, taps), is a row of X
+            or, where `transposed`, gives one row for each tap; None for all others.
+        most: positions that are read of a sample; None: all.
         gates: conditions, and what each must be for the sample to count.
         band: rows of the matrix that are summed up in one go, first and last + 1; None: all.
     """
 
     kind: str
     value: ir.Value
-    output: ir.Value | None
     transposed: bool
     size: int
     others: tuple[ir.Value, ...] = ()
     other_size: int = 0
     other_transposed: bool = False
-    strides: tuple[int, ...] | None = None
+    patches: Patches | None = None
+    most: int | None = None
     gates: Gates = ()
     band: tuple[int, int] | None = None
 
     @property
     def values(self) -> tuple[ir.Value, ...]:
         """All tensors that must be there to measure."""
-        more = (self.output, *self.others, *(condition for condition, _ in self.gates))
-        return (self.value, *(value for value in more if value is not None))
+        return (self.value, *self.others, *(condition for condition, _ in self.gates))
+
+    @property
+    def whole_patches(self) -> bool:
+        """Whether a row of X is a patch."""
+        return self.kind == "linear" and self.patches is not None and not self.transposed
 
     def bands(self, height: int) -> list[Reading]:
         """The reading in parts of at most `height` rows of its matrix."""
@@ -65,7 +74,7 @@ class Reading:
 
 
 def readings(
-    model: ir.Model, layers: Iterable[Layer], shapes: Mapping[str, Shape | None]
+    model: ir.Model, layers: Iterable[Layer], shapes: Mapping[str, Shape | None], samples: int
 ) -> tuple[dict[str, Reading], dict[str, str]]:
     """The reading of each layer by name, and the reasons of layers that have none.
 
@@ -73,12 +82,13 @@ def readings(
         model: the model.
         layers: units of `model`.
         shapes: what is known of the shapes of its values, by name.
+        samples: how many there will be, at least 1.
     """
     found: dict[str, Reading] = {}
     reasons: dict[str, str] = {}
     owners = {body: node for node in model.graph.all_nodes() for body in bodies(node)}
     for layer in layers:
-        reading = _reading(model, layer, owners, shapes)
+        reading = _reading(model, layer, owners, shapes, samples)
         if isinstance(reading, str):
             reasons[layer.name] = reading
         else:
@@ -91,40 +101,43 @@ def _reading(
     layer: Layer,
     owners: Mapping[ir.Graph, ir.Node],
     shapes: Mapping[str, Shape | None],
+    samples: int,
 ) -> Reading | str:
     gates = _gates(model, layer, owners)
     if isinstance(gates, str):
         return gates
-    if layer.kind == "conv":
-        if gates:
-            return "it lies in a branch of an If, and only the sizes of its output say its rows"
-        return _pointwise(layer) or Reading("conv", layer.activation, layer.output, False, 0)
     dims = _dims(layer.weight, shapes)
     if not dims:
         return "the shape of its weight is not known"
+    if layer.kind == "conv":
+        return dataclasses.replace(_convolution(layer, dims, samples), gates=gates)
     if layer.kind == "embedding":
         if layer.node.attributes.get_int("axis", 0) != 0:
             return "it does not read whole rows"
-        return Reading("embedding", layer.activation, None, False, dims[0], gates=gates)
+        return Reading("embedding", layer.activation, False, dims[0], gates=gates)
     if layer.kind == "linear":
         transposed, width = _orientation(layer, dims)
-        return Reading("linear", layer.activation, None, transposed, width, gates=gates)
+        return Reading("linear", layer.activation, transposed, width, gates=gates)
     if layer.kind == "recurrent" and layer.weight_index == 1:  # (directions, gates, K)
-        return Reading("linear", layer.activation, None, False, dims[-1], gates=gates)
+        return Reading("linear", layer.activation, False, dims[-1], gates=gates)
     return f"layers of the kind {layer.kind!r} are not measured"
 
 
-def _pointwise(layer: Layer) -> Reading | None:
-    """The rows of a convolution of 1 x 1, which is linear in the channels; None for others."""
-    weight, node = layer.weight.const_value, layer.node
-    if weight is None or node.op_type != "Conv" or layer.weight_index != 1:
-        return None
-    _, channels, *kernel = weight.shape.numpy()  # (M, C / group, 1, 1)
-    padded = any(node.attributes.get_ints("pads", []))
-    if set(kernel) != {1} or padded or node.attributes.get_int("group", 1) != 1:
-        return None
-    strides = tuple(node.attributes.get_ints("strides", [1] * len(kernel)))
-    return Reading("linear", layer.activation, None, False, channels, strides=strides)
+def _convolution(layer: Layer, dims: tuple[int, ...], samples: int) -> Reading:
+    """The rows of a convolution: patches, or what they hold of all channels at one tap.
+
+    A transposed convolution multiplies the channels of each position of its input.
+    """
+    node, groups = layer.node, layer.node.attributes.get_int("group", 1)
+    spreads = layer.op == "ConvTranspose"
+    patches = Patches.pointwise(len(dims) - 2) if spreads else Patches.of(node, dims[2:])
+    channels = dims[0] if spreads else groups * dims[1]
+    if layer.op not in ("Conv", "ConvTranspose") or 1 < groups == channels:
+        return Reading("shape", layer.activation, False, 0, patches=patches)
+    by_channel = spreads or channels * patches.taps > _WIDEST
+    size = channels if by_channel else channels * patches.taps
+    most = None if patches.taps == 1 else max(_LEAST, -(-_OFTEN * size // samples))
+    return Reading("linear", layer.activation, by_channel, size, patches=patches, most=most)
 
 
 def _gates(model: ir.Model, layer: Layer, owners: Mapping[ir.Graph, ir.Node]) -> Gates | str:

@@ -11,16 +11,10 @@ import numpy.typing as npt
 from onnxslim_rx.calibration.moments import CHUNK
 from onnxslim_rx.calibration.padding import positions
 
-__all__ = ["Chunks", "RowSample", "as_rows", "positions_as_rows", "rows_of"]
+__all__ = ["Chunks", "RowSample", "as_rows"]
 
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
-
-
-def positions_as_rows(found: Array, strides: Sequence[int]) -> Array:
-    """The positions that a pointwise convolution reads, (N, ..., C), of (N, C, ...)."""
-    places = (slice(None), slice(None), *(slice(None, None, stride) for stride in strides))
-    return np.moveaxis(found[places], 1, -1)
 
 
 def as_rows(found: Array, size: int, *, transposed: bool, masks: Sequence[Array]) -> Array:
@@ -39,20 +33,6 @@ def as_rows(found: Array, size: int, *, transposed: bool, masks: Sequence[Array]
         found = found[keep]
     dtype = np.float64 if found.dtype == np.float64 else np.float32
     return found.reshape(-1, size).astype(dtype, copy=False)
-
-
-def rows_of(
-    found: Array,
-    size: int,
-    *,
-    transposed: bool,
-    strides: Sequence[int] | None,
-    masks: Sequence[Array],
-) -> Array:
-    """As `as_rows`; `strides`, where there are any, say which positions of an image count."""
-    if strides is not None:
-        found, masks = positions_as_rows(found, strides), ()
-    return as_rows(found, size, transposed=transposed, masks=masks)
 
 
 class Chunks:

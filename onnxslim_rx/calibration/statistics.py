@@ -72,6 +72,8 @@ class Statistics(Mapping[str, LayerStatistics]):
             rows=reading["rows"],
             sample=arrays.pop("sample", None),
             shape=reading["shape"],
+            positions=reading["positions"],
+            patches=reading["patches"],
             **arrays,
         )
 
@@ -123,7 +125,14 @@ def _plain_reading(key: str, found: Mapping[str, Any]) -> dict[str, Any]:
     if not key.isdigit() or not checksums.keys() <= _RANKS.keys():
         raise ValueError(f"{key!r} is no reading")
     shape = tuple(int(size) for size in found["shape"])
-    return {"rows": int(found["rows"]), "shape": shape, "checksums": checksums}
+    rows, positions = int(found["rows"]), int(found["positions"])
+    return {
+        "rows": rows,
+        "positions": positions,
+        "patches": bool(found["patches"]),
+        "shape": shape,
+        "checksums": checksums,
+    }
 
 
 def write_index(
@@ -138,7 +147,8 @@ def write_index(
         folder: holds `KEY.ARRAY.npy` for each array of each reading.
         layers: key of the reading of each layer by name; a key is a number.
         reasons: why layers have none.
-        readings: `rows`, `shape` and `checksums` (by array) of each, by key.
+        readings: `rows`, `positions`, `patches`, `shape` and, by array, `checksums` of each, by
+            key.
     """
     index = {"layers": layers, "reasons": reasons, "readings": readings}
     write_checked(folder / INDEX, index)

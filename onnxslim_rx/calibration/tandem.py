@@ -137,7 +137,7 @@ def walk(
 def _layers(model: ir.Model, stops: Sequence[Stop]) -> tuple[dict[str, Reading], dict[str, str]]:
     """The readings of what enters each stop's layer, and the reasons of those without."""
     layers = [dataclasses.replace(stop.layer, name=stop.name) for stop in stops]
-    found, reasons = readings(model, layers, {})
+    found, reasons = readings(model, layers, {}, 1)
     for name, reading in list(found.items()):
         if reading.kind != "linear" or reading.gates:
             del found[name]
@@ -179,7 +179,7 @@ class _Walk:
         reasons: dict[str, str] = {}
         with task("refit", len(steps) * len(self._data)) as advance:
             for number, step in enumerate(steps):
-                seen = {name: Mismatch(self._readings[name]) for name in step.measures}
+                seen = {name: Mismatch(self._readings[name], 0) for name in step.measures}
                 observers = {self._readings[name]: seen[name] for name in step.measures}
                 run_step(self._pair.model, step, self._data, observers, spool, advance)
                 while seen:  # one after the other: each is freed before the next is used

@@ -64,6 +64,23 @@ def activations(model, layers, data):
     return {layer.name: [run[layer.activation.name] for run in runs] for layer in layers}
 
 
+def loop_patches(image, kernel, strides, dilations, pads):
+    """(N, *outputs, C, *kernel) in float64, entry by entry."""
+    rank = len(kernel)
+    around = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
+    padded = np.pad(np.asarray(image, np.float64), around)
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    sizes = zip(padded.shape[2:], spans, strides, strict=True)
+    outputs = [(size - span) // stride + 1 for size, span, stride in sizes]
+    found = np.zeros((len(image), *outputs, image.shape[1], *kernel))
+    for place in np.ndindex(*outputs):
+        for tap in np.ndindex(*kernel):
+            steps = zip(place, strides, tap, dilations, strict=True)
+            here = (slice(None), slice(None), *(p * s + t * d for p, s, t, d in steps))
+            found[(slice(None), *place, slice(None), *tap)] = padded[here]
+    return found
+
+
 def as_rows(layer, found):
     """X of `Y = X W` in float64, written down anew for every case."""
     found = np.asarray(found, dtype=np.float64)
@@ -163,6 +180,11 @@ def _layers_of():
 @pytest.fixture(scope="session", name="activations")
 def _activations():
     return activations
+
+
+@pytest.fixture(scope="session", name="loop_patches")
+def _loop_patches():
+    return loop_patches
 
 
 @pytest.fixture(scope="session", name="assert_gram")

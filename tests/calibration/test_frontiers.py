@@ -194,9 +194,9 @@ def test_a_step_that_does_not_load_alone_gets_another_frontier(monkeypatch, rng)
 
 
 def test_a_model_that_does_not_load_says_so(monkeypatch, rng):
-    graph = graph_of("h = MatMul(x, w) y = Frobnicate(h)")
+    graph = graph_of("h = MatMul(x, w) f = Frobnicate(h) y = MatMul(f, w)")
     layers = [Layer("w", "MatMul", "linear", graph[0], 1, 0)]
-    layers.append(Layer("y", "MatMul", "conv", graph[1], 0, 0))
+    layers.append(Layer("y", "MatMul", "linear", graph[2], 1, 0))
     data = [{"x": rng.standard_normal((5, 4)).astype(np.float32)}]
     with pytest.raises(InputError, match="Frobnicate"):
         calibration.collect(ir.Model(graph, ir_version=8), layers, data, memory_bytes=1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from onnxslim_rx import calibration
 from onnxslim_rx.analysis import weight_uses
+from onnxslim_rx.calibration import readings
 from onnxslim_rx.ir import load
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx.runtime import Runner
@@ -23,6 +26,17 @@ def layers_of(model):
     ]
 
 
+def patches(layer, loop_patches, image):
+    """What a convolution of one group reads, (N, positions, C * taps)."""
+    kernel = layer.weight.const_value.shape.numpy()[2:]
+    rank, get = len(kernel), layer.node.attributes.get_ints
+    ones = [1] * rank
+    assert layer.node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+    pads = get("pads", [0] * 2 * rank)
+    found = loop_patches(image, kernel, get("strides", ones), get("dilations", ones), pads)
+    return found.reshape(len(image), math.prod(found.shape[1 : rank + 1]), -1)
+
+
 @pytest.mark.parametrize(
     ("file", "memory_bytes"),
     [
@@ -32,7 +46,8 @@ def layers_of(model):
         ("cifar10_resnet_4b.onnx", 1),
     ],
 )
-def test_real_models(assets, file, memory_bytes):
+def test_real_models(monkeypatch, assets, loop_patches, file, memory_bytes):
+    monkeypatch.setattr(readings, "_LEAST", 1 << 20)  # all positions
     model = load(assets / "models" / file)
     layers = layers_of(model)
     data = generate_inputs(model, samples=3, seed=1)
@@ -57,9 +72,8 @@ def test_real_models(assets, file, memory_bytes):
         if found.gram is not None:
             width = len(found.gram)
             if layer.kind == "conv":
-                (stride, _) = layer.node.attributes.get_ints("strides", [1, 1])
-                read = [a[:, :, ::stride, ::stride] for a in activations]
-                activations = [a.transpose(0, 2, 3, 1) for a in read]
+                activations = [patches(layer, loop_patches, a) for a in activations]
+                assert found.positions == sum(math.prod(a.shape[:2]) for a in activations)
             rows = np.concatenate([np.float64(a).reshape(-1, width) for a in activations])
             error = np.linalg.norm(found.gram - rows.T @ rows)
             # measured 4e-7 at most: fused kernels round activations otherwise, layer by layer

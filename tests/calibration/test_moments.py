@@ -115,7 +115,7 @@ def test_a_matrix_that_does_not_fit_is_summed_up_in_bands(
 def test_what_bands_take_is_within_the_memory():
     x = ir.Value(name="x")
     for size in (512, 8192, 20_000, 60_000):
-        reading = Reading("linear", x, None, False, size)
+        reading = Reading("linear", x, False, size)
         for budget in (1 << 28, MEMORY_BYTES):
             height = observers.height_within(reading, budget)
             parts = reading.bands(height)
@@ -124,7 +124,7 @@ def test_what_bands_take_is_within_the_memory():
             assert most <= budget or height == observers._LEAST_HEIGHT
             # two passes are not made where one is enough
             assert (len(parts) == 1) == (observers.memory_of(reading) <= budget)
-    assert observers.memory_of(Reading("linear", x, None, False, 8192)) < MEMORY_BYTES
+    assert observers.memory_of(Reading("linear", x, False, 8192)) < MEMORY_BYTES
 
 
 def test_recurrent_layers_have_the_moments_of_their_input(rng, collect, model_of, noise):

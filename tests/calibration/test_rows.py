@@ -1,4 +1,4 @@
-"""Which rows count, and which are kept: padding, embeddings, convolutions, samples."""
+"""Which rows count, and which are kept: padding, embeddings, samples."""
 
 from __future__ import annotations
 
@@ -99,59 +99,6 @@ def test_padding_may_be_nan(rng, collect, model_of, layers_of, noise):
     x[0, 2] = -1
     statistics = collect(model, layers_of(model), [{"x": x, "mask": np.array([[1, 1, 0]])}])
     assert statistics["w:y"].rows == 2
-
-
-@pytest.mark.parametrize("memory_bytes", [1, 1 << 30])
-def test_convolutions_have_rows_and_shape(
-    rng, memory_bytes, collect, model_of, layers_of, activations, assert_gram, noise
-):
-    model = model_of(
-        "float[N,3,H,W] x => float[N,5] y",
-        """
-        a = Conv<strides=[2,2]>(x, k1)  b = Relu(a)  c = Conv(b, k2)
-        d = GlobalAveragePool(c)  e = Flatten(d)  y = MatMul(e, w)
-        """,
-        k1=noise(rng, 4, 3, 3, 3),
-        k2=noise(rng, 6, 4, 1, 1),
-        w=noise(rng, 6, 5),
-    )
-    data = [{"x": noise(rng, n, 3, s, 9)} for n, s in ((1, 9), (2, 13), (1, 11))]
-    layers = layers_of(model)
-    statistics = collect(model, layers, data, memory_bytes=memory_bytes)
-    first, second = statistics["k1:a"], statistics["k2:c"]
-    assert first.gram is first.counts is first.sample is None
-    assert first.shape == (2, 3, 13, 9)
-    assert second.shape == (2, 4, 6, 4)
-    assert first.rows == second.rows == 4 * 4 + 2 * 6 * 4 + 5 * 4
-    rows = np.concatenate(activations(model, layers, data)["w:y"]).astype(np.float64)
-    assert_gram(statistics["w:y"].gram, rows)
-
-
-@pytest.mark.parametrize("memory_bytes", [1, 1 << 30])
-def test_pointwise_convolutions_are_linear_in_the_channels(
-    rng, memory_bytes, collect, model_of, layers_of, activations, assert_gram, noise
-):
-    model = model_of(
-        "float[N,3,H,W] x => float[N,4,P,Q] y, float[N,4,P,Q] g, float[N,4,P,Q] p",
-        """
-        a = Sin(x)  b = Conv<strides=[2,3]>(a, k1)  y = Conv<auto_pad="SAME_UPPER">(b, k2)
-        g = Conv<group=2>(b, k3)  p = Conv<pads=[1,0,0,0]>(b, k2)
-        """,
-        k1=noise(rng, 4, 3, 1, 1),
-        k2=noise(rng, 4, 4, 1, 1),
-        k3=noise(rng, 4, 2, 1, 1),
-    )
-    data = [{"x": noise(rng, n, 3, s, 9)} for n, s in ((1, 9), (2, 12))]
-    layers = layers_of(model)
-    found = collect(model, layers, data, memory_bytes=memory_bytes)
-    seen = activations(model, layers, data)
-    for name, strides in (("k1:b", (2, 3)), ("k2:y", (1, 1))):
-        read = [one[:, :, :: strides[0], :: strides[1]] for one in seen[name]]
-        rows = np.concatenate([one.transpose(0, 2, 3, 1).reshape(-1, one.shape[1]) for one in read])
-        assert found[name].rows == len(rows)
-        assert_gram(found[name].gram, rows.astype(np.float64))
-        assert found[name].shape == seen[name][1].shape
-    assert found["k3:g"].gram is found["k2:p"].gram is None
 
 
 def test_cuts_do_not_change_the_result(rng, collect, layers_of, chain):
