@@ -12,6 +12,7 @@ from onnxslim_rx.calibration.data import (
     load_data,
 )
 from onnxslim_rx.calibration.feeds import conform, fed
+from onnxslim_rx.calibration.patches import Patches
 from onnxslim_rx.calibration.samples import Dataset, Samples
 from onnxslim_rx.calibration.split import Split, split
 from onnxslim_rx.calibration.stateful import Stateful
@@ -23,6 +24,7 @@ __all__ = [
     "Calibration",
     "Dataset",
     "Moments",
+    "Patches",
     "Samples",
     "Source",
     "Split",

@@ -12,7 +12,7 @@ from onnxslim_rx.calibration.patches import Patches
 from onnxslim_rx.ir import bodies
 from onnxslim_rx.passbase import Layer
 
-__all__ = ["Reading", "readings"]
+__all__ = ["Reading", "of_patches", "readings"]
 
 Gates = tuple[tuple[ir.Value, bool], ...]
 
@@ -57,6 +57,12 @@ class Reading:
     def values(self) -> tuple[ir.Value, ...]:
         """All tensors that must be there to measure."""
         return (self.value, *self.others, *(condition for condition, _ in self.gates))
+
+    @property
+    def channels(self) -> int:
+        """Channels of what enters a convolution."""
+        assert self.patches is not None
+        return self.size if self.transposed else self.size // self.patches.taps
 
     @property
     def whole_patches(self) -> bool:
@@ -135,9 +141,21 @@ def _convolution(layer: Layer, dims: tuple[int, ...], samples: int) -> Reading:
     if layer.op not in ("Conv", "ConvTranspose") or 1 < groups == channels:
         return Reading("shape", layer.activation, False, 0, patches=patches)
     by_channel = spreads or channels * patches.taps > _WIDEST
-    size = channels if by_channel else channels * patches.taps
+    reading = Reading("linear", layer.activation, by_channel, channels)
+    return of_patches(reading, patches, samples)
+
+
+def of_patches(entering: Reading, patches: Patches, samples: int) -> Reading:
+    """The reading of what convolutions read.
+
+    Args:
+        entering: of the channels of the tensor; where not `transposed`, whole patches are wanted.
+        patches: what is read.
+        samples: how many there will be, at least 1.
+    """
+    size = entering.size * (1 if entering.transposed else patches.taps)
     most = None if patches.taps == 1 else max(_LEAST, -(-_OFTEN * size // samples))
-    return Reading("linear", layer.activation, by_channel, size, patches=patches, most=most)
+    return dataclasses.replace(entering, size=size, patches=patches, most=most)
 
 
 def _gates(model: ir.Model, layer: Layer, owners: Mapping[ir.Graph, ir.Node]) -> Gates | str:

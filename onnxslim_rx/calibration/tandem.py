@@ -18,7 +18,8 @@ from onnxslim_rx.calibration.collect import MEMORY_BYTES, room, shapes_of, size_
 from onnxslim_rx.calibration.frontiers import BlockedError, Measure, Step, plan_steps
 from onnxslim_rx.calibration.mismatch import Mismatch, mismatch_bytes
 from onnxslim_rx.calibration.pairing import Pairing, pair_up
-from onnxslim_rx.calibration.readings import Reading, readings
+from onnxslim_rx.calibration.patches import Patches
+from onnxslim_rx.calibration.readings import Reading, of_patches, readings
 from onnxslim_rx.calibration.rounds import route
 from onnxslim_rx.calibration.samples import Dataset, held
 from onnxslim_rx.calibration.spool import FrontierError, Spool
@@ -41,11 +42,14 @@ class Stop:
 
     Args:
         name: unique among the stops.
-        layer: the linear layer of the compressed network that rows X' enter.
+        layer: the linear layer or convolution of the compressed network that X' enters.
         target: name of a value of both networks, of one row for each row of X'.
         columns: of the target.
         transposed: the target's rows lie along its last axis, not the one before.
         changes: names of the initializers of the compressed network that get new contents.
+        patches: of the convolution that a chain of them, which starts with `layer`, stands for:
+            rows of X' are what it reads at one position of the target, in the order of a kernel
+            (C, *k); None: what `layer` reads itself.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Stop:
     columns: int
     transposed: bool
     changes: tuple[str, ...]
+    patches: Patches | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,7 +70,7 @@ class Moments:
         cross: (K, N), `X'^T (T - T')`.
         missing: `||T - T'||_F^2`.
         wanted: `||T||_F^2`.
-        rows: rows that these sum over.
+        rows: rows that these sum over: of a convolution, those of the positions that were drawn.
     """
 
     gram: Matrix
@@ -87,6 +92,7 @@ def walk(
     react: React,
     *,
     memory_bytes: int = MEMORY_BYTES,
+    seed: int = 0,
 ) -> dict[str, str]:
     """Run both networks side by side, from stop to stop, with the new weights from each stop on.
 
@@ -103,6 +109,7 @@ def walk(
             the graph cannot be cut everywhere.
         memory_bytes: what the moments and the weights of a block take at most; besides, there are
             the activations of one sample inside a block, and what `react` takes.
+        seed: of the positions of convolutions that are sampled.
 
     Returns:
         Why stops were left out, by name. Moments take 8 K (K + N) bytes; a stop where that is above
@@ -115,14 +122,14 @@ def walk(
     if not len(data):
         raise InputError("there are no calibration samples", expected="at least one")
     data = held(data, memory_bytes // _HELD_SHARE)
-    found, reasons = _layers(compressed, stops)
+    found, reasons = _layers(compressed, stops, len(data))
     for name, reading in found.items():
         if mismatch_bytes(reading) > memory_bytes:
             megabytes = mismatch_bytes(reading) >> 20
             reasons[name] = f"its moments take {megabytes} MiB, above {memory_bytes >> 20}"
     uncuttable: set[str] = set()
     while kept := [stop for stop in stops if stop.name not in reasons]:
-        one = _Walk(original, compressed, kept, found, data, memory_bytes)
+        one = _Walk(original, compressed, kept, found, data, memory_bytes, seed)
         try:
             with room(None), tempfile.TemporaryDirectory(prefix="onnxslim-rx-") as folder:
                 return reasons | one.run(Path(folder), react, uncuttable)
@@ -134,14 +141,23 @@ def walk(
     return reasons
 
 
-def _layers(model: ir.Model, stops: Sequence[Stop]) -> tuple[dict[str, Reading], dict[str, str]]:
+def _layers(
+    model: ir.Model, stops: Sequence[Stop], samples: int
+) -> tuple[dict[str, Reading], dict[str, str]]:
     """The readings of what enters each stop's layer, and the reasons of those without."""
     layers = [dataclasses.replace(stop.layer, name=stop.name) for stop in stops]
-    found, reasons = readings(model, layers, {}, 1)
-    for name, reading in list(found.items()):
-        if reading.kind != "linear" or reading.gates:
-            del found[name]
-            reasons[name] = "it is no linear layer of the main graph"
+    found, reasons = readings(model, layers, {}, samples)
+    for stop in stops:
+        reading = found.get(stop.name)
+        if reading is None:
+            continue
+        if reading.kind != "linear" or reading.gates or stop.layer.op == "ConvTranspose":
+            del found[stop.name]
+            reasons[stop.name] = "it is no linear layer of the main graph"
+        elif reading.patches is not None:
+            channels = dataclasses.replace(reading, transposed=False, size=reading.channels)
+            patches = stop.patches or reading.patches
+            found[stop.name] = of_patches(channels, patches, samples)
     return found, reasons
 
 
@@ -156,10 +172,12 @@ class _Walk:
         found: Mapping[str, Reading],
         data: Dataset,
         memory_bytes: int,
+        seed: int,
     ) -> None:
         self._stops = {stop.name: stop for stop in stops}
         self._data = data
         self._memory_bytes = memory_bytes
+        self._seed = seed
         entering = {stop.name: str(found[stop.name].value.name) for stop in stops}
         self._pair = pair_up(
             original,
@@ -179,7 +197,7 @@ class _Walk:
         reasons: dict[str, str] = {}
         with task("refit", len(steps) * len(self._data)) as advance:
             for number, step in enumerate(steps):
-                seen = {name: Mismatch(self._readings[name], 0) for name in step.measures}
+                seen = {name: Mismatch(self._readings[name], self._seed) for name in step.measures}
                 observers = {self._readings[name]: seen[name] for name in step.measures}
                 run_step(self._pair.model, step, self._data, observers, spool, advance)
                 while seen:  # one after the other: each is freed before the next is used

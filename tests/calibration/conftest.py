@@ -77,7 +77,8 @@ def loop_patches(image, kernel, strides, dilations, pads):
         for tap in np.ndindex(*kernel):
             steps = zip(place, strides, tap, dilations, strict=True)
             here = (slice(None), slice(None), *(p * s + t * d for p, s, t, d in steps))
-            found[(slice(None), *place, slice(None), *tap)] = padded[here]
+            into = (slice(None), *place, slice(None), *tap)
+            found[into] = padded[here]
     return found
 
 
