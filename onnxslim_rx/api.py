@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ def optimize(
     freeze_weights: bool = False,
     fold_limit: int | None = None,
     allocation: Allocation = "program",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Result:
     """Make a model as small and fast as the budget allows.
 
@@ -113,6 +114,8 @@ def optimize(
             64 KiB for each.
         allocation: how ranks and bits are spread over the layers: "program" (the best that the
             measurements allow), or for comparison "lagrangian", "greedy" or "uniform".
+        options: options of compression passes by the name of the pass, such as
+            `{"factorize-conv": {"method": "cp"}}`; all others are at their defaults.
 
     Returns:
         The result; nothing is written until `Result.save`.
@@ -124,7 +127,7 @@ def optimize(
     with _showing(progress):
         outcome = _optimizer(
             model, budget, calibration, metric, target, preset, seed, cache, memory_bytes,
-            verify, skip, only, also, freeze_weights, fold_limit, allocation,
+            verify, skip, only, also, freeze_weights, fold_limit, allocation, options,
         ).run(_read_plan(plan))  # fmt: skip
     return Result(
         to_kind(outcome.model, kind_of(model)),
@@ -153,12 +156,13 @@ def plan(
     freeze_weights: bool = False,
     fold_limit: int | None = None,
     allocation: Allocation = "program",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plan:
     """Decide what `optimize` would do; arguments and errors are the same."""
     with _showing(progress):
         outcome: Outcome = _optimizer(
             model, budget, calibration, metric, target, preset, seed, cache, memory_bytes,
-            "end", skip, only, also, freeze_weights, fold_limit, allocation,
+            "end", skip, only, also, freeze_weights, fold_limit, allocation, options,
         ).run(None)  # fmt: skip
     return outcome.plan
 
@@ -309,6 +313,7 @@ def _optimizer(
     freeze_weights: bool,
     fold_limit: int | None,
     allocation: Allocation,
+    options: Mapping[str, Mapping[str, Any]] | None,
 ) -> Optimizer:
     return Optimizer(
         model,
@@ -327,6 +332,7 @@ def _optimizer(
         freeze_weights=freeze_weights,
         fold_limit=fold_limit,
         allocation=allocation,
+        options=options or {},
     )
 
 

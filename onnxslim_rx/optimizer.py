@@ -37,6 +37,7 @@ from onnxslim_rx.planner import (
 from onnxslim_rx.plans import Budget, Plan
 from onnxslim_rx.preparation import (
     blas_threads,
+    compression_passes,
     flops_counter,
     frozen,
     longest,
@@ -92,6 +93,7 @@ class Optimizer:
     freeze_weights: bool
     fold_limit: int | None
     allocation: Allocation
+    options: Mapping[str, Mapping[str, Any]]
 
     def run(self, plan: Plan | None) -> Outcome:
         """Carry out `plan`, or search for one.
@@ -114,6 +116,7 @@ class _Run:
                     f"there is no pass {name!r}", expected="one of " + ", ".join(known)
                 )
         self.options = options
+        self.made = compression_passes(options.options)
         self.plan = plan
         self.target = load_target(options.target)
         self.budget = resolve_budget(options.budget, options.preset, plan)
@@ -213,7 +216,7 @@ class _Run:
         if self.options.preset == "safe":
             return {}
         return {
-            name: one()
+            name: self.made.get(name) or one()
             for name, one in sorted(registry.all_passes().items())
             if issubclass(one, CompressionPass) and self.wanted(name)
         }

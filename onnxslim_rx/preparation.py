@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from threadpoolctl import threadpool_limits
 
+from onnxslim_rx import registry
 from onnxslim_rx.analysis import flops
 from onnxslim_rx.calibration import Calibration, Dataset, Split, collect, load_data, split
 from onnxslim_rx.calibration.collect import MEMORY_BYTES
@@ -28,6 +29,7 @@ from onnxslim_rx.vocabulary import Minimize, Preset
 
 __all__ = [
     "blas_threads",
+    "compression_passes",
     "flops_counter",
     "frozen",
     "longest",
@@ -69,6 +71,24 @@ def resolve_budget(budget: Budget | None, preset: Preset | None, plan: Plan | No
         budget = dataclasses.replace(budget, min_cosine=0.99)
     aims: dict[Preset | None, Minimize] = {"small": "bytes", "fast": "latency"}
     return dataclasses.replace(budget, minimize=aims.get(preset, budget.minimize))
+
+
+def compression_passes(options: Mapping[str, Mapping[str, Any]]) -> dict[str, CompressionPass]:
+    """The passes that the user has options for, by name.
+
+    Raises:
+        InputError: no such pass, one that does not compress, or an option that it does not take.
+    """
+    found: dict[str, CompressionPass] = {}
+    for name, given in options.items():
+        one = registry.make(name, given)
+        if not isinstance(one, CompressionPass):
+            raise InputError(
+                f"there are options for {name}, which is no compression pass",
+                advice="give such options where the pass is used on its own (rx.passes)",
+            )
+        found[name] = one
+    return found
 
 
 def samples(

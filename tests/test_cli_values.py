@@ -52,8 +52,23 @@ def test_plain_numbers():
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("factorize-conv.method=cp", ("factorize-conv", "method", "cp")),
+        ("a.rank = 16 ", ("a", "rank", 16)),
+        ("a.ratio=.5", ("a", "ratio", 0.5)),
+        ("a.flag=True", ("a", "flag", True)),
+        ("a.method=a,b", ("a", "method", "a,b")),
+    ],
+)
+def test_settings_of_passes(text, expected):
+    assert values.setting(text) == expected
+
+
+@pytest.mark.parametrize(
     ("parse", "text", "message"),
     [
+        (values.setting, "factorize-conv", "is not PASS.OPTION=VALUE"),
         (values.size, "23XB", "'23XB' is not a size, such as 23MB"),
         (values.size, "", "'' is not a size"),
         (values.size, "MB", "is not a size"),

@@ -143,6 +143,39 @@ def test_a_size_is_reached_or_refused(digits):
     assert caught.value.report.failure
 
 
+def test_operations_are_limited_at_little_damage(digits):
+    model, calibration, _ = digits
+    before = rx.inspect(model).total.macs
+    assert before is not None
+    limit = int(0.7 * 2 * before)
+    found = rx.optimize(
+        model,
+        calibration=calibration,
+        budget=rx.Budget(max_flops=limit),
+        options={"factorize-gemm": {"method": "svd", "min_elements": 64}},
+        progress=False,
+    )
+    after = found.report.flops.after
+    assert after is not None
+    assert 0.5 * limit < after <= limit
+    methods = {s.options["method"] for layer in found.plan.changes for s in layer.stages[:1]
+               if s.pass_name == "factorize-gemm"}  # fmt: skip
+    assert methods == {"svd"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"factorize-gemm": {"rank_": 3}}, "has no option 'rank_'"),
+        ({"factorise-gemm": {}}, "there is no pass 'factorise-gemm'"),
+        ({"fold-constants": {}}, "fold-constants, which is no compression pass"),
+    ],
+)
+def test_options_of_passes_are_checked(digits, options, message):
+    with pytest.raises(InputError, match=message):
+        rx.optimize(digits[0], options=options, progress=False)
+
+
 def test_a_cosine_of_one_keeps_every_layer(digits):
     found = rx.optimize(
         digits[0], calibration=digits[1], budget=rx.Budget(min_cosine=1.0), progress=False

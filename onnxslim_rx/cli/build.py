@@ -140,9 +140,18 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
         "cache": args.cache,
         "memory_bytes": args.calibration_memory,
         "only": args.only,
+        "options": _settings(args),
         **_clean(args),
         "progress": not args.quiet,
     }
+
+
+def _settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Options of passes by the name of the pass; of an option given twice, the last."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, option, value in args.set:
+        found.setdefault(name, {})[option] = value
+    return found
 
 
 def _budget(args: argparse.Namespace) -> Budget | None:

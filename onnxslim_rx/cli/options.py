@@ -96,6 +96,11 @@ def add_search(parser: Parser) -> argparse._ArgumentGroup:
         help="use no pass but this one; may be given again",
     )  # fmt: skip
     group.add_argument(
+        "--set", metavar="PASS.OPTION=VALUE", action="append", default=[], type=values.setting,
+        help="an option of a compression pass, such as factorize-conv.method=cp; may be given again"
+        " ('onnxslim-rx passes --json -' lists them)",
+    )  # fmt: skip
+    group.add_argument(
         "--seed", metavar="N", type=values.natural, default=0,
         help="seed of everything random (default: 0)",
     )  # fmt: skip

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import re
 
-__all__ = ["cosine", "count", "decibel", "duration_ms", "natural", "size", "word_list"]
+__all__ = ["cosine", "count", "decibel", "duration_ms", "natural", "setting", "size", "word_list"]
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(\D*?)\s*", re.IGNORECASE)
 _SIZES = {
@@ -79,6 +80,23 @@ def word_list(text: str) -> list[str]:
     if not all(words):
         raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
     return words
+
+
+def setting(text: str) -> tuple[str, str, bool | int | float | str]:
+    """Pass, option and value of a text such as "factorize-conv.method=cp"."""
+    match = re.fullmatch(r"\s*([\w-]+)\.(\w+)\s*=\s*(.+?)\s*", text)
+    if not match:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not PASS.OPTION=VALUE, such as factorize-conv.method=cp"
+        )
+    name, option, value = match.groups()
+    words = {"true": True, "false": False}
+    if value.lower() in words:
+        return name, option, words[value.lower()]
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, option, number(value)
+    return name, option, value
 
 
 def _plain(text: str, wanted: str) -> float:

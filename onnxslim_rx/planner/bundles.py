@@ -31,6 +31,7 @@ class Pick:
         damage: predicted loss of quality of the whole model; the sum over the units.
         bytes: of all weights of the bundle.
         ms: predicted latency of the units; 0 where none was measured.
+        flops: operations of the units on all samples that calibration saw; 0 where it saw none.
         folds: nothing but storage that the runtime undoes when it loads the model.
     """
 
@@ -38,6 +39,7 @@ class Pick:
     damage: float
     bytes: float
     ms: float
+    flops: float
     folds: bool
 
 
@@ -64,8 +66,8 @@ def choices_of(
 def bundle_up(units: Sequence[Unit], passes: Mapping[str, CompressionPass]) -> list[Bundle]:
     """The units in bundles, in the order of the first unit of each.
 
-    Of bundles with several units, combinations that another one beats in damage, bytes and latency
-    at once are left out.
+    Of bundles with several units, combinations that another one beats in damage, bytes, latency
+    and operations at once are left out.
     """
     return [_bundle(group, units, passes) for group in _groups(units)]
 
@@ -101,7 +103,7 @@ def _bundle(
         for value in units[number].layer.weights
         if (tensor := constant(value)) is not None
     }
-    base = _State((), (), 0.0, float(sum(sizes.values())), 0.0, True, {})
+    base = _State((), (), 0.0, float(sum(sizes.values())), 0.0, 0.0, True, {})
     states = [base]
     for number in order:
         unit = units[number]
@@ -114,7 +116,8 @@ def _bundle(
         states = _unbeaten(grown) if len(group) > 1 else grown
     place = [order.index(number) for number in group]
     picks = [
-        Pick(tuple(s.choices[i] for i in place), s.damage, s.bytes, s.ms, s.folds) for s in states
+        Pick(tuple(s.choices[i] for i in place), s.damage, s.bytes, s.ms, s.flops, s.folds)
+        for s in states
     ]
     picks.sort(key=lambda pick: any(pick.choices))  # stable: what keeps all comes first
     return Bundle(tuple(group), tuple(picks))
@@ -133,6 +136,7 @@ class _State:
     damage: float
     bytes: float
     ms: float
+    flops: float
     folds: bool
     lost: Mapping[ir.Value, int]
 
@@ -158,8 +162,9 @@ def _with_choice(
     """The state with one more unit; None where the choice cannot go with those made."""
     own = 0.0 if math.isnan(unit.latency_ms) else unit.latency_ms
     ms = state.ms + own * choice.relative_latency
+    flops = state.flops + choice.flops * (0 if unit.stats is None else unit.stats.positions)
     if not choice.stages:
-        return dataclasses.replace(state, choices=(*state.choices, index), ms=ms)
+        return dataclasses.replace(state, choices=(*state.choices, index), ms=ms, flops=flops)
     weights = frozenset(unit.layer.weights)
     use = _use(choice, passes)
     for other, theirs in state.uses:
@@ -182,6 +187,7 @@ def _with_choice(
         state.damage + choice.damage,
         state.bytes - saved_bytes,
         ms,
+        flops,
         state.folds and choice.folds and len(choice.stages) == 1,
         lost,
     )
@@ -194,7 +200,7 @@ def _unbeaten(states: Iterable[_State]) -> list[_State]:
         alike.setdefault(state.uses, []).append(state)
     kept = []
     for group in alike.values():
-        costs = np.array([(s.damage, s.bytes, s.ms) for s in group])
+        costs = np.array([(s.damage, s.bytes, s.ms, s.flops) for s in group])
         no_worse = (costs[:, None] <= costs[None]).all(axis=2)  # [i, j]: i is no worse than j
         equal = no_worse & no_worse.T
         earlier = np.tri(len(group), k=-1, dtype=bool).T  # of equals the first stays

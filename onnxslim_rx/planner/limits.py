@@ -64,6 +64,10 @@ class CostLimits:
         before, after = time_interleaved(runs, min_seconds=seconds, max_seconds=4 * seconds)
         return _per_sample(before, len(self._samples)), _per_sample(after, len(self._samples))
 
+    def operations(self, model: ir.Model) -> int | None:
+        """Operations of one sample, two per multiply-add; None: they cannot be counted."""
+        return self._flops(model)
+
     def broken(self, model: ir.Model) -> str:
         """The limit that `model` breaks, one clause; empty where all hold."""
         budget = self._budget
@@ -71,7 +75,7 @@ class CostLimits:
         if budget.max_bytes is not None and size > budget.max_bytes:
             return f"the model has {size:,} bytes, above {budget.max_bytes:,}"
         if budget.max_flops is not None:
-            flops = self._flops(model)
+            flops = self.operations(model)
             if flops is None:
                 return "the operations of the model cannot be counted"
             if flops > budget.max_flops:

@@ -15,6 +15,7 @@ from onnxslim_rx.planner.ladder import Ladder, Option, greedy, uniform
 from onnxslim_rx.planner.problem import Outcome, Problem
 from onnxslim_rx.planner.program import Bound, allocate
 from onnxslim_rx.planner.search import climb, descent
+from onnxslim_rx.planner.within import least_damage
 from onnxslim_rx.planner.workshop import Draft, Workshop
 from onnxslim_rx.plans import Budget, Plan
 from onnxslim_rx.progress import Advance, task
@@ -38,8 +39,6 @@ _REFIT_LEAVES = 0.7
 # The integer program spends what the ladder leaves; a smaller gain than this is not worth a trial.
 _WORTH = 0.005
 _AIM = 0.95
-# Predicted sizes leave out what a few more nodes take.
-_SIZE_ROUNDS = 6
 
 
 def solve(problem: Problem) -> Outcome:
@@ -225,7 +224,9 @@ class _Solver:
 
     def _within_limits(self, cost: Cost) -> Iterator[Draft]:
         """The plan of least predicted damage that is small and fast enough."""
-        draft = self._least_damage(cost)
+        draft = None
+        if self._problem.allocation == "program":
+            draft = least_damage(self._problem, self._bundles, self._workshop, cost)
         if draft is None:
             ladder = self._ladder(cost)
             draft = Draft(ladder.choices(self._least_rung(ladder)))
@@ -234,31 +235,6 @@ class _Solver:
             if self._workshop.verdict(fitted).damage <= plain.damage:
                 yield fitted
         yield draft
-
-    def _least_damage(self, cost: Cost) -> Draft | None:
-        """What the integer program says, where a size is all that is asked for."""
-        budget = self._problem.budget
-        others = budget.max_latency is not None or budget.max_flops is not None
-        if self._problem.allocation != "program" or budget.max_bytes is None or others:
-            return None
-        damages = [
-            [pick.damage if math.isfinite(cost(pick)) else math.inf for pick in bundle.picks]
-            for bundle in self._bundles
-        ]
-        sizes = [[pick.bytes for pick in bundle.picks] for bundle in self._bundles]
-        kept = Draft((0,) * len(self._bundles))
-        rest = self._workshop.bytes(kept) - sum(options[0] for options in sizes)
-        limit = float(budget.max_bytes - rest)
-        for _ in range(_SIZE_ROUNDS):
-            picks = allocate(damages, [Bound(sizes, limit)])
-            if picks is None:
-                return None
-            draft = Draft(tuple(picks))
-            size = size_bytes(self._workshop.build(draft).model)
-            if size <= budget.max_bytes:
-                return draft
-            limit -= max(size - budget.max_bytes, 1)
-        return None
 
     def _least_rung(self, ladder: Ladder) -> int:
         """The mildest plan that is small and fast enough; cost falls from rung to rung."""
