@@ -41,7 +41,7 @@ def test_options_of_optimize_reach_the_verb():
         " --max-flops 1.2G --metric top1 --calibration d.npz --preset small --target portable"
         " --save-plan p.toml --report r.html --json j.json --seed 7 --verify off --skip a"
         " --skip b --only c --also d --fold-limit 2MB --cache kept --profile -q --cosine-stat p5"
-        " --outputs a,b --minimize bytes --calibration-memory 500MB"
+        " --outputs a,b --minimize bytes --calibration-memory 500MB --set p.rank=8"
     )
     args = build_parser().parse_args(shlex.split(words))
     assert vars(args) == {
@@ -53,7 +53,7 @@ def test_options_of_optimize_reach_the_verb():
         "skip": ["a", "b"], "only": ["c"], "profile": True, "quiet": True,
         "freeze_weights": False, "also": ["d"], "fold_limit": 2_000_000,
         "cache": "kept", "cosine_stat": "p5", "outputs": ["a", "b"], "minimize": "bytes",
-        "calibration_memory": 500_000_000,
+        "calibration_memory": 500_000_000, "set": [("p", "rank", 8)],
     }  # fmt: skip
 
 
