@@ -78,19 +78,36 @@ class RowSample:
     """
 
     def __init__(self, size: int, most: int, seed: int) -> None:
-        self.rows: Array = np.zeros((0, size), dtype=np.float32)
+        self._kept: Array = np.zeros((0, size), dtype=np.float32)
         self._keys = np.zeros(0, dtype=np.float64)
+        self._places = np.zeros(0, dtype=np.int64)
+        self._seen = 0
         self._most = most
         self._rng = np.random.default_rng(seed)
+
+    @property
+    def rows(self) -> Array:
+        """The rows that are kept, in the order in which they came."""
+        return self._kept[np.argsort(self._places)]
 
     def see(self, rows: Array) -> None:
         """Keep the rows with the smallest random keys."""
         keys = self._rng.random(len(rows))
-        if len(self._keys) == self._most:
-            lucky = keys < self._keys.max()
-            keys, rows = keys[lucky], rows[lucky]
-        if len(keys):
-            keys = np.concatenate([self._keys, keys])
-            chosen = np.sort(np.argsort(keys, kind="stable")[: self._most])
-            self.rows = np.concatenate([self.rows, rows])[chosen]
-            self._keys = keys[chosen]
+        places = self._seen + np.arange(len(rows))
+        self._seen += len(rows)
+        room = self._most - len(self._keys)
+        if room > 0:
+            self._kept = np.concatenate([self._kept, rows[:room]])
+            self._keys = np.concatenate([self._keys, keys[:room]])
+            self._places = np.concatenate([self._places, places[:room]])
+            rows, keys, places = rows[room:], keys[room:], places[room:]
+        lucky = np.flatnonzero(keys < self._keys.max(initial=0.0))
+        if len(lucky):
+            both = np.argsort(np.concatenate([self._keys, keys[lucky]]), kind="stable")
+            chosen, out = both[: self._most], both[self._most :]
+            new = lucky[chosen[chosen >= self._most] - self._most]
+            # those that go make place, so that what stays is not copied
+            free = out[out < self._most]
+            self._kept[free], self._keys[free], self._places[free] = (
+                rows[new], keys[new], places[new],
+            )  # fmt: skip
