@@ -75,12 +75,14 @@ def minilm(task: Task, rng: np.random.Generator, calibrate: int = 256) -> None:
         task.add("calibrate" if number < calibrate else "score", sample)
 
 
-def cifar(name: str) -> Callable[[Task, np.random.Generator], None]:
+def cifar(
+    name: str, calibrate: int = 256, score: int = 1000
+) -> Callable[[Task, np.random.Generator], None]:
     """256 training images to calibrate, 1,000 test images with labels to score."""
 
     def prepare(task: Task, rng: np.random.Generator) -> None:
-        train = _members("cifar10_train.zip", rng, 256)
-        test = _members("cifar10_test_half.zip", rng, 1000)
+        train = _members("cifar10_train.zip", rng, calibrate)
+        test = _members("cifar10_test_half.zip", rng, score)
         classes = sorted({member.split("/")[1] for member, _ in test})
         for part, images in (("calibrate", train), ("score", test)):
             for _, data in images:
@@ -91,13 +93,20 @@ def cifar(name: str) -> Callable[[Task, np.random.Generator], None]:
     return prepare
 
 
-def imagenet(task: Task, rng: np.random.Generator) -> None:
+def imagenet(
+    name: str, calibrate: int = 128, score: int = 200
+) -> Callable[[Task, np.random.Generator], None]:
     """128 images to calibrate, 200 others with labels to score."""
-    images = _members("imagenet_half.zip", rng, 328)
-    for number, (_, data) in enumerate(images):
-        pixels = _normal(_crop(_rgb(data, short=256), 224), IMAGENET_MEAN, IMAGENET_STD)
-        task.add("calibrate" if number < 128 else "score", {"input": pixels})
-    task.facts = {"kind": "top1", "labels": [int(Path(m).stem) for m, _ in images[128:]]}
+
+    def prepare(task: Task, rng: np.random.Generator) -> None:
+        images = _members("imagenet_half.zip", rng, calibrate + score)
+        for number, (_, data) in enumerate(images):
+            pixels = _normal(_crop(_rgb(data, short=256), 224), IMAGENET_MEAN, IMAGENET_STD)
+            task.add("calibrate" if number < calibrate else "score", {name: pixels})
+        labels = [int(Path(member).stem) for member, _ in images[calibrate:]]
+        task.facts = {"kind": "top1", "labels": labels}
+
+    return prepare
 
 
 def faces(task: Task, rng: np.random.Generator) -> None:
@@ -236,8 +245,8 @@ def _batch(pixels: Array) -> Array:
 
 PREPARE: dict[str, Callable[[Task, np.random.Generator], None]] = {
     "minilm": minilm,
-    "mobilenetv2_fp32": imagenet,
-    "mobilenetv2-12-qdq": imagenet,
+    "mobilenetv2_fp32": imagenet("input"),
+    "mobilenetv2-12-qdq": imagenet("input"),
     "cifar10_resnet_1m": cifar("x"),
     "cifar10_resnet_4b": cifar("input.1"),
     "vit_ibp_3_3_8": cifar("input"),

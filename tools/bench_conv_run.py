@@ -1,0 +1,151 @@
+"""One optimisation in a process of its own, whose CPU time and peak memory are taken.
+
+    python3 tools/bench_conv_run.py JOB.json
+
+reads a `Job`, writes its model, and beside it the report and the memory used. `run` starts this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its parts' full names
+
+from onnxslim_rx.vocabulary import Allocation
+from tools.bench_measure import read
+
+__all__ = ["PASS", "ROOT", "Done", "Job", "run"]
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU_LIMIT = 3600  # seconds of one optimisation, so that a hang ends
+PASS = "factorize-conv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What `rx.optimize` is asked for.
+
+    Args:
+        model: path.
+        output: path of the result.
+        data: folder of samples; None: inputs are made up.
+        budget: fields of `rx.Budget`; none: the default.
+        allocation: how ranks are spread over layers.
+        method: the only one that convolutions may get; None: all that the planner chooses among.
+        skip: passes that are left out.
+        plan: path of a plan to carry out instead of searching.
+        cache: folder for statistics and timings.
+    """
+
+    model: str
+    output: str
+    data: str | None = None
+    budget: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    allocation: Allocation = "program"
+    method: str | None = None
+    skip: Sequence[str] = ()
+    plan: str | None = None
+    cache: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What a job came to.
+
+    Args:
+        exit_code: of the process; 0: there is a model.
+        error: the last line that a process that failed wrote.
+        cpu_seconds: of all threads.
+        peak_mb: most memory in use, 10^6 bytes; None where it failed.
+        report: see `rx.Result.report`; empty where it failed.
+    """
+
+    exit_code: int
+    error: str
+    cpu_seconds: float
+    peak_mb: float | None
+    report: Mapping[str, Any]
+
+
+def run(job: Job) -> Done:
+    """Carry out a job in a new process."""
+    output = Path(job.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    found, log = output.with_suffix(".found.json"), output.with_suffix(".log")
+    for stale in (output, found):
+        stale.unlink(missing_ok=True)
+    asked = output.with_suffix(".job.json")
+    asked.write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, __file__, str(asked)], stdout=stream, stderr=stream
+        )
+        _, status, used = os.wait4(process.pid, 0)
+    process.returncode = code = os.waitstatus_to_exitcode(status)
+    seconds = used.ru_utime + used.ru_stime
+    if code != 0:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return Done(code, lines[-1] if lines else f"exit code {code}", seconds, None, {})
+    made = json.loads(found.read_text(encoding="utf-8"))
+    return Done(0, "", seconds, made["peak_mb"], made["report"])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry out the job in the file that is named."""
+    import onnxslim_rx as rx
+
+    job = Job(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
+    options: dict[str, Any] = {"skip": tuple(job.skip), "cache": job.cache, "plan": job.plan}
+    if job.budget:
+        options["budget"] = rx.Budget(**job.budget)
+    if job.data is not None:
+        options["calibration"] = read(Path(job.data))
+    try:
+        with alone(job.method):
+            allocation = job.allocation
+            result = rx.optimize(job.model, allocation=allocation, progress=False, **options)
+        result.save(job.output)
+    except rx.OnnxslimError as error:
+        print(str(error).replace("\n", " "), file=sys.stderr)
+        return error.exit_code
+    found = {"peak_mb": peak_mb(), "report": result.report.to_dict()}
+    path = Path(job.output).with_suffix(".found.json")
+    path.write_text(json.dumps(found), encoding="utf-8")
+    return 0
+
+
+def alone(method: str | None) -> Any:
+    """Within this context convolutions get one method; `optimize` itself has no such option."""
+    from onnxslim_rx import registry
+
+    passes = registry.all_passes()
+    if method is not None:
+        field = ("method", str, dataclasses.field(default=method))
+        passes[PASS] = dataclasses.make_dataclass(
+            "OneMethod", [field], bases=(passes[PASS],), frozen=True, kw_only=True
+        )
+    return mock.patch.object(registry, "all_passes", return_value=passes)
+
+
+def peak_mb() -> float:
+    """Most memory that this process used, 10^6 bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # the other counter starts with what the parent used
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / 1e6 if sys.platform == "darwin" else used * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
+    raise SystemExit(main(sys.argv[1:]))
