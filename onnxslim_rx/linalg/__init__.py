@@ -4,6 +4,7 @@ Nothing here knows of graphs. Every function fixes signs, so that equal input gi
 Threads are the caller's: for sides up to 1,024 one thread of BLAS is faster than two.
 """
 
+from onnxslim_rx.linalg.cp import cp, cp_full
 from onnxslim_rx.linalg.estimate import ErrorEstimate, estimate_error
 from onnxslim_rx.linalg.matrix import balance, fix_signs
 from onnxslim_rx.linalg.moments import bias_correction, centred_gram
@@ -43,6 +44,8 @@ __all__ = [
     "bias_correction",
     "break_even_rank",
     "centred_gram",
+    "cp",
+    "cp_full",
     "error_curve",
     "estimate_error",
     "evbmf_rank",
