@@ -32,6 +32,10 @@ __all__ = ["Moments", "React", "Stop", "walk"]
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
 
+# Positions of a convolution for each column of X'. A fit without bounds is off by as many parts of
+# what it cannot explain; only the weighting of errors, which statistics are for, takes fewer.
+_OFTEN = 16
+
 # Samples that take no more than this share of the memory are read once, not in every step.
 _HELD_SHARE = 8
 
@@ -157,7 +161,7 @@ def _layers(
         elif reading.patches is not None:
             channels = dataclasses.replace(reading, transposed=False, size=reading.channels)
             patches = stop.patches or reading.patches
-            found[stop.name] = of_patches(channels, patches, samples)
+            found[stop.name] = of_patches(channels, patches, samples, _OFTEN)
     return found, reasons
 
 
