@@ -101,7 +101,7 @@ def test_terms_that_cancel_each_other_are_bounded(rng):
         spreads[0] < 2.5 / 0.1
     )  # e falls as 1 / s^2 here: e + penalty e_0 s is least at 2 / penalty
     assert spreads[1] < 2.5 / 0.01
-    assert spreads[2] > 1000
+    assert spreads[2] > 4 * spreads[0]  # and no end
     assert relative(w, cp_full(cp(w, 2))) < 0.01
     assert relative(w, cp_full(cp(w, 3))) < EXACT
     t = rng.standard_normal((20, 20, 9))
