@@ -10,9 +10,16 @@ import onnx
 import pytest
 
 import onnxslim_rx as rx
-from onnxslim_rx import registry
-from tools import bench_conv, bench_conv_bars, bench_conv_models, bench_conv_run, bench_conv_simple
+from tools import (
+    bench_conv,
+    bench_conv_bars,
+    bench_conv_cifar,
+    bench_conv_models,
+    bench_conv_run,
+    bench_conv_simple,
+)
 from tools.bench_conv_cifar import Row, chosen
+from tools.bench_conv_macs import macs
 from tools.bench_conv_models import ModelRow
 from tools.bench_conv_plot import draw
 from tools.bench_conv_run import Done, Job
@@ -134,14 +141,24 @@ def test_reports_say_what_was_done_to_convolutions(tmp_path, monkeypatch):
     assert chosen(done) == {"tucker": 1, "quantize-weights(bits=8)": 2}
 
 
-def test_one_method_alone():
-    before = registry.all_passes()[bench_conv_run.PASS]
-    with bench_conv_run.alone("channel-output"):
-        inside = registry.all_passes()[bench_conv_run.PASS]
-        assert issubclass(inside, before)
-        assert {f.name: f.default for f in dataclasses.fields(inside)}["method"] == "channel-output"
-        assert inside.name == before.name
-    assert registry.all_passes()[bench_conv_run.PASS] is before
+def test_each_method_is_asked_for_alone(tmp_path, monkeypatch, root):
+    asked = []
+
+    def run(job):
+        asked.append(job)
+        return Done(1, "no plan", 1.0, None, {})
+
+    monkeypatch.setattr(bench_conv_cifar, "run", run)
+    model = root / "models" / "digits.onnx"
+    keys: list[bench_conv_cifar.Asked] = [("mix", "program", 0.5), ("cp", "uniform", 0.25)]
+    rows = list(bench_conv_cifar.own_rows(model, tmp_path, tmp_path, keys, 1, 0.1))
+    assert [row.key for row in rows] == keys
+    assert all(row.error == "no plan" for row in rows)
+    assert asked[0].options == {}
+    assert asked[1].options == {"factorize-conv": {"method": "cp"}}
+    assert asked[1].allocation == "uniform"
+    counted = macs(model)
+    assert [job.budget["max_flops"] for job in asked] == [counted, counted // 2]
 
 
 def test_a_job_that_fails_says_why(tmp_path):

@@ -17,7 +17,7 @@ from tools import bench_measure
 from tools.bench_conv_macs import macs
 from tools.bench_conv_peers import uniform
 from tools.bench_conv_plain import METHODS as PEERS
-from tools.bench_conv_run import Done, Job, run
+from tools.bench_conv_run import PASS, Done, Job, run
 from tools.bench_data import Task, cifar
 
 __all__ = ["MIX", "Asked", "Row", "cifar_data", "measured", "own_rows", "peer_rows"]
@@ -99,7 +99,8 @@ def own_rows(
         job = Job(
             str(model), str(work / f"{method}_{allocation}_{share}.onnx"),
             data=str(data / "calibrate"), budget={"max_flops": limit}, allocation=allocation,
-            method=None if method == MIX else method, skip=("quantize-weights",),
+            options={} if method == MIX else {PASS: {"method": method}},
+            skip=("quantize-weights",),
             cache=str(work / "cache"),
         )  # fmt: skip
         row, done = Row(method, allocation, share), run(job)

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its parts' full names
 
@@ -40,7 +39,7 @@ class Job:
         data: folder of samples; None: inputs are made up.
         budget: fields of `rx.Budget`; none: the default.
         allocation: how ranks are spread over layers.
-        method: the only one that convolutions may get; None: all that the planner chooses among.
+        options: options of passes by the name of the pass.
         skip: passes that are left out.
         plan: path of a plan to carry out instead of searching.
         cache: folder for statistics and timings.
@@ -51,7 +50,7 @@ class Job:
     data: str | None = None
     budget: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     allocation: Allocation = "program"
-    method: str | None = None
+    options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     skip: Sequence[str] = ()
     plan: str | None = None
     cache: str | None = None
@@ -104,15 +103,18 @@ def main(argv: Sequence[str]) -> int:
     import onnxslim_rx as rx
 
     job = Job(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
-    options: dict[str, Any] = {"skip": tuple(job.skip), "cache": job.cache, "plan": job.plan}
-    if job.budget:
-        options["budget"] = rx.Budget(**job.budget)
-    if job.data is not None:
-        options["calibration"] = read(Path(job.data))
     try:
-        with alone(job.method):
-            allocation = job.allocation
-            result = rx.optimize(job.model, allocation=allocation, progress=False, **options)
+        result = rx.optimize(
+            job.model,
+            budget=rx.Budget(**job.budget) if job.budget else None,
+            calibration=None if job.data is None else read(Path(job.data)),
+            plan=job.plan,
+            progress=False,
+            cache=job.cache,
+            skip=tuple(job.skip),
+            allocation=job.allocation,
+            options=job.options,
+        )
         result.save(job.output)
     except rx.OnnxslimError as error:
         print(str(error).replace("\n", " "), file=sys.stderr)
@@ -121,19 +123,6 @@ def main(argv: Sequence[str]) -> int:
     path = Path(job.output).with_suffix(".found.json")
     path.write_text(json.dumps(found), encoding="utf-8")
     return 0
-
-
-def alone(method: str | None) -> Any:
-    """Within this context convolutions get one method; `optimize` itself has no such option."""
-    from onnxslim_rx import registry
-
-    passes = registry.all_passes()
-    if method is not None:
-        field = ("method", str, dataclasses.field(default=method))
-        passes[PASS] = dataclasses.make_dataclass(
-            "OneMethod", [field], bases=(passes[PASS],), frozen=True, kw_only=True
-        )
-    return mock.patch.object(registry, "all_passes", return_value=passes)
 
 
 def peak_mb() -> float:
