@@ -22,6 +22,7 @@ from onnxslim_rx.linalg.refit import mismatch_energy, reduced_rank_regression, r
 from onnxslim_rx.linalg.shared import batched_svd, joint_left_svd, shared_output_basis
 from onnxslim_rx.linalg.svd import Svd, error_curve, svd, truncated_svd
 from onnxslim_rx.linalg.tensor import fold, mode_product, mode_products, unfold
+from onnxslim_rx.linalg.tensor_train import tt_full, tt_round, tt_svd
 from onnxslim_rx.linalg.tucker import (
     hosvd_energies,
     mode_ranks,
@@ -74,6 +75,9 @@ __all__ = [
     "shared_output_basis",
     "svd",
     "truncated_svd",
+    "tt_full",
+    "tt_round",
+    "tt_svd",
     "tucker",
     "tucker_error_table",
     "tucker_full",

@@ -97,9 +97,8 @@ def test_the_error_is_at_most_that_of_tensorly(rng, shape, rank, init):
 def test_terms_that_cancel_each_other_are_bounded(rng):
     w = w_state()
     spreads = [spread(w, cp(w, 2, penalty=p, sweeps=500, tol=0)) for p in (0.1, 0.01, 0.0)]
-    assert (
-        spreads[0] < 2.5 / 0.1
-    )  # e falls as 1 / s^2 here: e + penalty e_0 s is least at 2 / penalty
+    # e falls as 1 / s^2 here, so that e + penalty e_0 s is least at s = 2 / penalty
+    assert spreads[0] < 2.5 / 0.1
     assert spreads[1] < 2.5 / 0.01
     assert spreads[2] > 4 * spreads[0]  # and no end
     assert relative(w, cp_full(cp(w, 2))) < 0.01
