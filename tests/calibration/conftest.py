@@ -38,6 +38,17 @@ def model_of(signature, body, functions="", **weights):
     return model
 
 
+def conv(attributes, kernels, rank, *, operator="Conv", channels=None):
+    """One convolution of any image."""
+    sizes = ",".join("HWD"[:rank])
+    names = ", ".join(f"{key}={value}" for key, value in attributes.items())
+    names = f"<{names}>" if names else ""
+    channels = kernels.shape[1] if channels is None else channels
+    return model_of(
+        f"float[N,{channels},{sizes}] x => float y", f"y = {operator}{names}(x, w)", w=kernels
+    )
+
+
 def layers_of(model):
     """Every node with an initializer as a weight."""
     found = []
@@ -171,6 +182,11 @@ def _collect():
 @pytest.fixture(scope="session", name="model_of")
 def _model_of():
     return model_of
+
+
+@pytest.fixture(scope="session", name="conv")
+def _conv():
+    return conv
 
 
 @pytest.fixture(scope="session", name="layers_of")
