@@ -2,7 +2,7 @@
 
 Of rows X' that enter a layer, outputs Y' that there are and outputs Y that are wanted, the sums
 `X'^T X'`, `X'^T (Y - Y')` and `||Y - Y'||^2` tell how well any other weight would do: one that is
-larger by V leaves `||X' V - (Y - Y')||^2`.
+larger by V leaves `||X' V - (Y - Y')||^2`. The sums of X' and of Y - Y' tell what a bias would do.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Mismatch:
         self._most = -1
         self._gram = GramMatrix(reading.size)
         self._cross = CrossMoment(0, reading.size, reading.other_size)
+        self._total, self._gap = np.zeros(reading.size), np.zeros(reading.other_size)
         self._chunks = Chunks(reading.size, reading.other_size, reading.other_size)
         self._draw = Draw(reading.most, seed)
 
@@ -73,13 +74,14 @@ class Mismatch:
             self._most, self.shape = self.positions - before, found[0].shape
 
     def arrays(self) -> dict[str, Array]:
-        """`gram` (K, K) and `cross` (K, N), float64."""
+        """`gram` (K, K), `cross` (K, N), and the sums `total` (K,) and `gap` (N,); float64."""
         for chunk in self._chunks.rest():
             self._take(*chunk)
         gram = self._gram.total()
         if not np.isfinite([self.wanted, self.missing, np.trace(gram)]).all():
             self.why = "NaN or infinity is computed there"
-        return {"gram": gram, "cross": self._cross.total()}
+        sums = {"total": self._total, "gap": self._gap}
+        return {"gram": gram, "cross": self._cross.total()} | sums
 
     def _of_rows(
         self, found: Sequence[Array], masks: Sequence[Array], where: str
@@ -122,5 +124,7 @@ class Mismatch:
         self.wanted += float(np.einsum("ij,ij->", wanted, wanted))
         wanted -= now
         self.missing += float(np.einsum("ij,ij->", wanted, wanted))
+        self._total += x.sum(axis=0)
+        self._gap += wanted.sum(axis=0)
         self._gram.add(x, x)
         self._cross.add(x, wanted)

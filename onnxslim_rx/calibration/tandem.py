@@ -72,6 +72,8 @@ class Moments:
     Args:
         gram: (K, K), `X'^T X'`.
         cross: (K, N), `X'^T (T - T')`.
+        total: (K,), sum of the rows of X'.
+        gap: (N,), sum of the rows of T - T'.
         missing: `||T - T'||_F^2`.
         wanted: `||T||_F^2`.
         rows: rows that these sum over: of a convolution, those of the positions that were drawn.
@@ -79,6 +81,8 @@ class Moments:
 
     gram: Matrix
     cross: Matrix
+    total: Matrix
+    gap: Matrix
     missing: float
     wanted: float
     rows: int
@@ -240,7 +244,7 @@ class _Walk:
         if mismatch.why or not mismatch.rows:
             return {stop.name: mismatch.why or "no row enters it"}
         moments = Moments(
-            arrays["gram"], arrays["cross"], mismatch.missing, mismatch.wanted, mismatch.rows
+            **arrays, missing=mismatch.missing, wanted=mismatch.wanted, rows=mismatch.rows
         )
         for name, array in react(stop, moments).items():
             value = self._pair.second[name]

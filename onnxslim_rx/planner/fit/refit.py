@@ -19,10 +19,12 @@ import onnx_ir as ir
 
 from onnxslim_rx.calibration import Dataset, Moments, Stop, walk
 from onnxslim_rx.calibration.collect import MEMORY_BYTES, shapes_of
-from onnxslim_rx.ir import nodes, spooled
-from onnxslim_rx.linalg import mismatch_energy, reduced_rank_regression, ridge_regression
-from onnxslim_rx.passbase import Skipped
-from onnxslim_rx.planner.fit.products import Product, main_products, pairs, target_of
+from onnxslim_rx.ir import constant, spooled
+from onnxslim_rx.linalg import mismatch_energy
+from onnxslim_rx.planner.fit.chains import Chain
+from onnxslim_rx.planner.fit.forms import forms, weight_names
+from onnxslim_rx.planner.fit.pair import Pair
+from onnxslim_rx.planner.fit.products import target_of
 
 __all__ = ["Refitted", "refit"]
 
@@ -108,19 +110,10 @@ def refit(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Fit:
-    """A layer to fit.
-
-    Args:
-        stop: where.
-        first: the first factor; None: one matrix.
-        last: the last factor, or the matrix.
-        weight: what the factors stand for, (K, N), as the original applies it; None: not known.
-    """
+    """A layer to fit: where, and what stands there."""
 
     stop: Stop
-    first: Product | None
-    last: Product
-    weight: Product | None
+    form: Pair | Chain
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -129,12 +122,17 @@ class _Fit:
 
     def best(self, moments: Moments) -> tuple[dict[str, Array], Refitted]:
         """New contents of the weights, none where they are no better, and what to report."""
-        now = self._now()
-        arrays = self._solution(now, moments)
-        change = self._product(arrays) - now
+        form, bias = self.form, self.form.bias
+        centred = moments if bias is None else _centred(moments)
+        now = form.now()
+        arrays = form.solve(now, centred)
+        change = form.product(arrays) - now
+        if bias is not None:
+            offset = (moments.gap - moments.total @ change) / moments.rows
+            arrays[str(bias.name)] = _shifted(bias, offset)
         after = math.inf
         if np.isfinite(change).all():
-            after = mismatch_energy(change, moments.gram, moments.cross, moments.missing)
+            after = mismatch_energy(change, centred.gram, centred.cross, centred.missing)
         better = after < moments.missing
         why = "" if better else "no other factors are closer"
 
@@ -147,26 +145,24 @@ class _Fit:
         )
         return arrays if better else {}, report
 
-    def _now(self) -> Matrix:
-        last = self.last.matrix()
-        return last if self.first is None else self.first.matrix() @ last
 
-    def _solution(self, now: Matrix, moments: Moments) -> dict[str, Array]:
-        cross = moments.cross + moments.gram @ now
-        if self.first is None:
-            v = ridge_regression(moments.gram, cross, now, rows=moments.rows)
-            return {self.weights[0]: self.last.stored(v)}
-        near = now if self.weight is None else self.weight.matrix()
-        rank = self.first.shape[1]
-        factors = reduced_rank_regression(moments.gram, cross, near, rank, rows=moments.rows)
-        both = zip(self.weights, (self.first, self.last), factors, strict=True)
-        return {name: product.stored(factor) for name, product, factor in both}
+def _centred(moments: Moments) -> Moments:
+    """The moments around the means: what a weight has to do where a bias does the rest."""
+    total, gap, rows = moments.total, moments.gap, moments.rows
+    return dataclasses.replace(
+        moments,
+        gram=moments.gram - np.outer(total, total) / rows,
+        cross=moments.cross - np.outer(total, gap) / rows,
+        missing=max(moments.missing - float(gap @ gap) / rows, 0.0),
+    )
 
-    def _product(self, arrays: Mapping[str, Array]) -> Matrix:
-        """What the stored arrays stand for, rounding included."""
-        products = [self.last] if self.first is None else [self.first, self.last]
-        factors = [one.read(arrays[name]) for one, name in zip(products, self.weights, strict=True)]
-        return factors[0] if len(factors) == 1 else factors[0] @ factors[1]
+
+def _shifted(bias: ir.Value, offset: Matrix) -> Array:
+    """The contents of a bias plus `offset`, as it is stored."""
+    tensor = constant(bias)
+    assert tensor is not None  # those of forms are constants
+    stored = tensor.numpy()
+    return (stored.astype(np.float64) + offset.reshape(stored.shape)).astype(stored.dtype)
 
 
 def _fits(
@@ -174,51 +170,36 @@ def _fits(
 ) -> tuple[dict[str, _Fit], dict[str, str]]:
     """Layers to fit by name, in an order that `walk` wants, and why others are not."""
     wanted, known = _values(original), _values(compressed)
-    products = {
-        str(use.node.outputs[0].name): product
-        for use, product in main_products(original)
-        if isinstance(product, Product)
-    }
+    names = weight_names(original)
     places = {name: number for number, name in enumerate(known)}
     shapes = shapes_of(original, data) if len(data) else {}
     found: list[tuple[int, int, _Fit]] = []
     skipped: dict[str, str] = {}
     taken: set[str] = set()
-    every = {str(v.name) for node in nodes(original) for v in node.outputs}
-    for one in pairs(compressed, every):
-        output = one.where if isinstance(one, Skipped) else str(one[1].layer.output.name)
-        weight = products.get(output)
-        name = output if weight is None else weight.layer.name
+    for output, form in forms(original, compressed):
+        name = names.get(output, output)
         if name in taken:  # layers of the original share a weight
             name = output
         taken.add(name)
-        if isinstance(one, Skipped):
-            skipped[name] = one.why
+        why = form if isinstance(form, str) else _too_large(form, memory_bytes)
+        if why:
+            skipped[name] = why
             continue
-        if output not in wanted:  # it moved out of the body of another node
-            skipped[name] = "the original computes it elsewhere"
-            continue
-        first, last = one
-        k = (first or last).shape[0]
-        columns = last.shape[1]
-        if 8 * (_WEIGHTS * k * columns + _GRAMS * k * k) > memory_bytes:
-            skipped[name] = f"a fit of {k} x {columns} takes more than {memory_bytes >> 20} MiB"
-            continue
-        if weight is not None and (weight.shape != (k, columns) or weight.alpha == 0.0):
-            weight = None
+        assert not isinstance(form, str)
+        columns = form.shape[1]
         target = target_of(output, columns, wanted, known, shapes)
-        stop = Stop(
-            name,
-            (first or last).layer,
-            target,
-            columns,
-            last.makes_transposed,
-            tuple(str(p.layer.weight.name) for p in (first, last) if p is not None),
-        )
-        fit = _Fit(stop, first, last, weight)
-        found.append((places[target], places[output], fit))
+        changes = form.names if form.bias is None else (*form.names, str(form.bias.name))
+        stop = Stop(name, form.layer, target, columns, form.makes_transposed, changes, form.patches)
+        found.append((places[target], places[output], _Fit(stop, form)))
     found.sort(key=lambda item: item[:2])
     return {fit.stop.name: fit for _, _, fit in found}, skipped
+
+
+def _too_large(form: Pair | Chain, memory_bytes: int) -> str:
+    k, columns = form.shape
+    if 8 * (_WEIGHTS * k * columns + _GRAMS * k * k) <= memory_bytes:
+        return ""
+    return f"a fit of {k} x {columns} takes more than {memory_bytes >> 20} MiB"
 
 
 def _values(model: ir.Model) -> dict[str, ir.Value]:
