@@ -34,6 +34,7 @@ from onnxslim_rx.planner import (
     measure_latencies,
     refit,
     solve,
+    unbeaten,
 )
 from onnxslim_rx.plans import Budget, Plan
 from onnxslim_rx.preparation import (
@@ -250,6 +251,8 @@ class _Run:
             measure_latencies(
                 units, passes, self.target, model=self.cleaned, sample=longest(select), cache=cache
             )
+        for unit in units:
+            unit.choices = unbeaten(unit.choices)
         with self.phase("measure sensitivity"):
             if units:
                 measure_damages(

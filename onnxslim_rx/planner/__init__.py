@@ -10,6 +10,7 @@ from onnxslim_rx.planner.judge import Judge, Verdict
 from onnxslim_rx.planner.limits import CostLimits
 from onnxslim_rx.planner.make import solve
 from onnxslim_rx.planner.options import Choice, Unit, find_units
+from onnxslim_rx.planner.pareto import unbeaten
 from onnxslim_rx.planner.problem import Outcome, Problem, Trial
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "measure_latencies",
     "refit",
     "solve",
+    "unbeaten",
 ]
