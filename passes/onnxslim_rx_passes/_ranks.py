@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,6 @@ SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.42, 0.34, 0.27, 0.2, 0.15, 0.1)
 """Shares of the parameters kept that the ladder offers."""
 
 _RULES = {"evbmf": evbmf_rank, "mdl": mdl_rank}
-_METHODS = ("auto", "svd", "scaled-svd", "whitened-svd")
 _CHOOSE = ("rank", "ratio", "energy", "max_rel_error", "min_quality", "rule")
 
 
@@ -56,6 +56,7 @@ class LowRankPass(CompressionPass):
         InputError: an option outside its range, or more than one that settles the rank.
     """
 
+    methods: ClassVar[tuple[str, ...]] = ("auto", "svd", "scaled-svd", "whitened-svd")
     rank: int | None = None
     ratio: float | None = None
     energy: float | None = None
@@ -84,10 +85,14 @@ class LowRankPass(CompressionPass):
             value = getattr(self, name)
             if value is not None and not holds(value):
                 raise InputError(f"{self.name} has {name} = {value}", expected=expected)
-        for name, known in (("rule", tuple(_RULES)), ("method", _METHODS)):
+        for name, known in (("rule", tuple(_RULES)), ("method", self.methods)):
             value = getattr(self, name)
-            if value is not None and value not in known:
+            if value is not None and not self._names(value) <= set(known):
                 raise InputError(f"{self.name} has {name} = {value!r}", expected=" or ".join(known))
+
+    def _names(self, value: str) -> set[str]:
+        """What the value of an option names."""
+        return {value}
 
     def largest(self, k: int, n: int) -> int:
         """The largest rank whose two factors save enough of K x N; 0: none does."""

@@ -35,6 +35,8 @@ from onnxslim_rx.passbase import (
 )
 from onnxslim_rx.quant import dequantize, quantize_symmetric, relative_error
 from onnxslim_rx.targets import Target
+from onnxslim_rx_passes._conv_chains import output_axes
+from onnxslim_rx_passes._conv_geometry import Convolution
 
 __all__ = ["QuantizeWeights"]
 
@@ -128,10 +130,19 @@ class QuantizeWeights(CompressionPass):
     def transform(
         self, layer: Layer, stage: Stage, factors: Factors, stats: LayerStatistics | None
     ) -> Factors:
-        """Each factor rounded to its grid; of several, each per channel of its last axis."""
+        """Each factor rounded to its grid; of several, each per channel of its outputs."""
         bits = int(stage.options["bits"])
         if len(factors) == 1:
             return (_rounded(layer, factors[0], _axes(layer), bits),)
+        if layer.kind == "conv":
+            axes = output_axes(Convolution.of(layer), factors)
+            # depthwise kernels and small ones are left alone
+            return tuple(
+                f
+                if axis is None or f.size < self.min_elements
+                else _rounded(layer, f, (axis,), bits)
+                for f, axis in zip(factors, axes, strict=True)
+            )
         return tuple(_rounded(layer, f, _factor_axes(f), bits) for f in factors)
 
     def apply(
