@@ -17,7 +17,7 @@ import numpy.typing as npt
 from onnxslim_rx.calibration.moments import CHUNK, CrossMoment, GramMatrix
 from onnxslim_rx.calibration.patches import Draw, Patches
 from onnxslim_rx.calibration.readings import Reading
-from onnxslim_rx.calibration.rows import Chunks, as_rows
+from onnxslim_rx.calibration.rows import Chunks, RowSample, as_rows
 
 __all__ = ["Mismatch", "mismatch_bytes"]
 
@@ -28,7 +28,8 @@ Matrix = npt.NDArray[np.float64]
 def mismatch_bytes(reading: Reading) -> int:
     """Bytes that a `Mismatch` of `reading` holds at most."""
     size, columns = reading.size, reading.other_size
-    return 8 * (size * (size + columns) + CHUNK * (size + 2 * columns))
+    rows = 8 * CHUNK + 4 * reading.kept
+    return 8 * size * (size + columns) + rows * (size + 2 * columns)
 
 
 class Mismatch:
@@ -59,6 +60,7 @@ class Mismatch:
         self._total, self._gap = np.zeros(reading.size), np.zeros(reading.other_size)
         self._chunks = Chunks(reading.size, reading.other_size, reading.other_size)
         self._draw = Draw(reading.most, seed)
+        self._sample = RowSample(reading.size + 2 * reading.other_size, reading.kept, seed)
 
     def see(self, found: Sequence[Array], masks: Sequence[Array], where: str) -> None:
         """Take in X', Y and Y' of one sample; see `Observer`."""
@@ -68,10 +70,17 @@ class Mismatch:
         by_rows = self._of_rows if self._reading.patches is None else self._of_patches
         for tensors in by_rows(found, masks, where):
             self.rows += len(tensors[0])
+            if self._reading.kept:
+                self._sample.see(np.hstack(tensors))
             for chunk in self._chunks.add(*tensors):
                 self._take(*chunk)
         if self.positions - before > self._most:
             self._most, self.shape = self.positions - before, found[0].shape
+
+    def sample(self) -> list[Array]:
+        """Rows of X', Y and Y' that were drawn, (R, K), (R, N) and (R, N), float32."""
+        size, columns = self._reading.size, self._reading.other_size
+        return np.split(self._sample.rows, [size, size + columns], axis=1)
 
     def arrays(self) -> dict[str, Array]:
         """`gram` (K, K), `cross` (K, N), and the sums `total` (K,) and `gap` (N,); float64."""

@@ -40,6 +40,7 @@ class Reading:
         patches: of a convolution: what it reads at one position, (channels, taps), is a row of X
             or, where `transposed`, gives one row for each tap; None for all others.
         most: positions that are read of a sample; None: all.
+        kept: for "tandem": rows that are kept as they are.
         gates: conditions, and what each must be for the sample to count.
         band: rows of the matrix that are summed up in one go, first and last + 1; None: all.
     """
@@ -53,6 +54,7 @@ class Reading:
     other_transposed: bool = False
     patches: Patches | None = None
     most: int | None = None
+    kept: int = 0
     gates: Gates = ()
     band: tuple[int, int] | None = None
 

@@ -54,6 +54,7 @@ class Stop:
         patches: of the convolution that a chain of them, which starts with `layer`, stands for:
             rows of X' are what it reads at one position of the target, in the order of a kernel
             (C, *k); None: what `layer` reads itself.
+        kept: rows of X', T and T' that are wanted as they are.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Stop:
     transposed: bool
     changes: tuple[str, ...]
     patches: Patches | None = None
+    kept: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +79,8 @@ class Moments:
         missing: `||T - T'||_F^2`.
         wanted: `||T||_F^2`.
         rows: rows that these sum over: of a convolution, those of the positions that were drawn.
+        sample: (R, K), (R, N) and (R, N), some rows of X', T and T', float32; R is 0 where none are
+            wanted.
     """
 
     gram: Matrix
@@ -86,6 +90,7 @@ class Moments:
     missing: float
     wanted: float
     rows: int
+    sample: Sequence[Array]
 
 
 React = Callable[[Stop, Moments], Mapping[str, Array]]
@@ -244,7 +249,11 @@ class _Walk:
         if mismatch.why or not mismatch.rows:
             return {stop.name: mismatch.why or "no row enters it"}
         moments = Moments(
-            **arrays, missing=mismatch.missing, wanted=mismatch.wanted, rows=mismatch.rows
+            **arrays,
+            missing=mismatch.missing,
+            wanted=mismatch.wanted,
+            rows=mismatch.rows,
+            sample=mismatch.sample(),
         )
         for name, array in react(stop, moments).items():
             value = self._pair.second[name]
@@ -266,4 +275,5 @@ def _reading(pair: Pairing, stop: Stop, entering: Reading) -> Reading:
         others=(pair.first[target], pair.second[target]),
         other_size=stop.columns,
         other_transposed=stop.transposed,
+        kept=stop.kept,
     )
