@@ -140,7 +140,7 @@ def test_costs_are_those_of_what_is_emitted(method, rng):
 @pytest.mark.parametrize("share", [0.6, 0.3])
 def test_the_share_is_kept_and_used(method, share, rng):
     pytest.importorskip("tensorly")
-    shapes = {"w1": (24, 16, 3, 3), "w2": (32, 24, 1, 1), "w3": (20, 32)}
+    shapes = {"w1": (24, 16, 3, 3), "w2": (8, 24, 1, 1), "w3": (20, 8)}
     text = """
     <ir_version: 8, opset_import: ["" : 17]>
     g (float[N, 16, 12, 12] x) => (float[N, 20] y) {
@@ -155,9 +155,18 @@ def test_the_share_is_kept_and_used(method, share, rng):
     made = bench_conv_peers.uniform(model, method, share)
     before, after = (sum(site.macs for site in sites(one)) for one in (model, made))
     assert 0.85 * share * before < after <= share * before
-    assert any(tensor.name == "w3" for tensor in made.graph.initializer)
+    names = {tensor.name for tensor in made.graph.initializer}
+    assert {"w2", "w3"} < names  # pointwise kernels and Gemms stay
+    assert "w1" not in names
     feeds = {"x": rng.standard_normal((3, 16, 12, 12)).astype(np.float32)}
     assert outputs(made, feeds).shape == (3, 20)
+
+
+def test_kernels_that_read_images_stay(rng):
+    text = CONV.replace("N, 6, 11", "N, 3, 11")
+    model = network(text, random({"w": (8, 3, 3, 3), "b": (8,)}, rng))
+    with pytest.raises(ValueError, match=r"cannot keep 0\.9"):
+        bench_conv_peers.uniform(model, "channel SVD (numpy)", 0.9)
 
 
 def test_too_small_a_share_is_refused(rng):

@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("suite", choices=(*SUITES, "all"))
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     ways = get_args(Allocation)
     parser.add_argument("--allocations", nargs="+", choices=ways, default=("program", "uniform"))
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))

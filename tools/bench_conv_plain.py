@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from tools.bench_conv_macs import Site
 
-__all__ = ["METHODS", "Array", "Cost", "Made", "Piece", "channel", "channel_cost", "places"]
-__all__ += ["tt_at", "tucker_at"]
+__all__ = ["METHODS", "Array", "Piece", "channel", "places", "tt_at", "tucker_at"]
 
 Array = npt.NDArray[np.float64]
 
@@ -154,4 +153,4 @@ METHODS: Mapping[str, tuple[Made, Cost]] = {
     "Tucker (tensorly)": (tucker, tucker_cost),
     "CP (tensorly)": (cp, cp_cost),
 }
-"""How to decompose a kernel at a rank, and what it costs then. A kernel of 1 x 1 gets "channel"."""
+"""How to decompose a kernel at a rank, and what it costs then."""
