@@ -101,22 +101,17 @@ def names(weight: str, number: int) -> list[str]:
 
 
 def emit(
-    layer: Layer,
-    conv: Convolution,
-    structure: Structure,
-    kernels: Sequence[ir.Value],
-    tape: ir.tape.Tape,
+    layer: Layer, structure: Structure, kernels: Sequence[ir.Value], tape: ir.tape.Tape
 ) -> ir.Value:
     """All convolutions of a chain; the last adds the layer's bias.
 
     Args:
         layer: what the chain stands for.
-        conv: the same.
         structure: the chain.
         kernels: constants, as `stored` has them.
         tape: gets the nodes.
     """
-    value = layer.activation
+    value, conv = layer.activation, Convolution.of(layer)
     last = structure.parts[-1]
     for part, kernel in zip(structure.parts, kernels, strict=True):
         attributes = conv.attributes(part.axes)
@@ -124,7 +119,7 @@ def emit(
         groups = kernel.const_value.shape.numpy()[0] if part.depthwise else conv.groups
         if groups != 1:
             attributes["group"] = groups
-        bias = conv.node.inputs[2:] if part is last else ()
-        op = conv.node.op_type if part.axes else "Conv"
+        bias = layer.node.inputs[2:] if part is last else ()
+        op = layer.op if part.axes else "Conv"
         value = tape.op(op, [value, kernel, *bias], attributes)
     return value

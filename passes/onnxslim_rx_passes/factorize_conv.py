@@ -177,7 +177,7 @@ class FactorizeConv(ConvRanksPass):
             return Skip(chosen)
         kernels = self._kernels(conv, chosen, stage, conv.canonical(dense), stats)
         own = names(str(layer.weight.name), len(kernels))
-        return emit(layer, conv, chosen[0], store(tape, kernels, own, tensor.dtype), tape)
+        return emit(layer, chosen[0], store(tape, kernels, own, tensor.dtype), tape)
 
     def _kernels(
         self,

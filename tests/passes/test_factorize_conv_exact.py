@@ -9,18 +9,23 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from onnxslim_rx.passbase import Layer, Stage
+from onnxslim_rx.errors import InputError
+from onnxslim_rx.passbase import Layer, Stage, weight_layers
+from onnxslim_rx.rewriter import Editor
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.stages import apply_treatments
-from onnxslim_rx_passes._conv_chains import compose, stored
+from onnxslim_rx_passes._conv_chains import compose, emit, names, stored
 from onnxslim_rx_passes._conv_geometry import Convolution
 from onnxslim_rx_passes._conv_structures import METHODS, Structure, structures
+from onnxslim_rx_passes._linear import store
 from onnxslim_rx_passes.factorize_conv import FactorizeConv
 from tests.passes.conftest import build
 
 Array = npt.NDArray[Any]
-ONE = FactorizeConv(min_elements=1, method=",".join(METHODS), min_saving=0.0)
+ONE = FactorizeConv()
 
 
 def model_of(
@@ -36,7 +41,9 @@ def model_of(
 
 
 def layer_of(model: ir.Model) -> Layer:
-    (layer,) = ONE.layers(model)
+    """The only one, whether it pays to cut it or not."""
+    kinds = {"conv": "conv", "conv-transpose": "conv"}
+    (layer,) = weight_layers(model, kinds, min_elements=1)
     assert isinstance(layer, Layer), layer
     return layer
 
@@ -48,10 +55,27 @@ def chains_of(model: ir.Model) -> tuple[Convolution, list[Structure]]:
     return conv, [one for some in found if not isinstance(some, str) for one in some]
 
 
+def put(model: ir.Model, chain: Structure, kernels: Sequence[Array]) -> None:
+    """A chain of kernels in the place of the only layer."""
+    layer, tape = layer_of(model), ir.tape.Tape()
+    values = store(tape, kernels, names("w", len(kernels)), ir.DataType.FLOAT)
+    made = emit(layer, chain, values, tape)
+    Editor(model).replace([layer.node], tape, {layer.output: made}, by="test")
+
+
 def assert_exact(
-    op: str, dims: Sequence[int], shape: Sequence[int], attributes: str, seed: int = 0
+    op: str,
+    dims: Sequence[int],
+    shape: Sequence[int],
+    attributes: str,
+    *,
+    seed: int = 0,
+    given_parts: bool = False,
 ) -> set[str]:
-    """Kernels of the rank of each chain come out as they were; the methods that were tried."""
+    """Kernels of the rank of each chain come out as they were; the methods that were tried.
+
+    With `given_parts` nothing is decomposed: what was multiplied out is put in their place.
+    """
     rng = np.random.default_rng(seed)
     conv, chains = chains_of(model_of(op, np.ones(dims, np.float32), shape, attributes))
     filters = conv.groups * conv.filters
@@ -65,7 +89,11 @@ def assert_exact(
         model = model_of(op, kernel, shape, attributes, bias=bias)
         before = Runner(model)({"x": x})["y"]
         stage = Stage(ONE.name, chain.options("none", ranks))
-        assert apply_treatments(model, [(layer_of(model), (stage,), None)], {ONE.name: ONE}) == []
+        if given_parts:
+            put(model, chain, stored(conv, chain, parts))
+        else:
+            treatments = [(layer_of(model), (stage,), None)]
+            assert apply_treatments(model, treatments, {ONE.name: ONE}) == []
         after = Runner(model)({"x": x})["y"]
         assert after.shape == before.shape
         np.testing.assert_allclose(
@@ -126,3 +154,47 @@ def test_transposed_convolutions(dims, shape, attributes):
     expected = {0: {"channel-input"}, 1: set(METHODS) - along_axes}
     fixed = "output_shape" in attributes
     assert tried == expected.get(1 if fixed else len(long), set(METHODS))
+
+
+SIZES = st.integers(1, 4)
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> tuple[str, list[int], list[int], str]:
+    """Operator, shape of the kernel, shape of the input and attributes, all sorts of them."""
+    op = draw(st.sampled_from(["Conv", "ConvTranspose"]))
+    axes = draw(st.sampled_from([1, 2, 2, 2, 3]))
+    each = st.lists(SIZES, min_size=axes, max_size=axes)
+    groups, first, second = draw(st.tuples(st.integers(1, 3), SIZES, SIZES))
+    assume(groups == 1 or second > 1)
+    kernel, dilations, strides = draw(each), draw(each), draw(each)
+    automatic = draw(st.sampled_from(["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"]))
+    found = {"group": groups, "strides": strides}
+    if automatic.startswith("SAME"):  # this runtime wants no dilations there
+        dilations = [1] * axes
+    if op == "ConvTranspose" and automatic != "VALID":
+        found["output_padding"] = [draw(st.integers(0, s - 1)) for s in strides]
+    if automatic == "NOTSET":
+        pads = draw(st.lists(st.integers(0, 2), min_size=2 * axes, max_size=2 * axes))
+        reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
+        found["pads"] = [min(p, reach[i % axes]) for i, p in enumerate(pads)]
+    found["dilations"] = dilations
+    attributes = [f"{key} = {value}" for key, value in found.items()]
+    attributes += [f'auto_pad = "{automatic}"'] if automatic != "NOTSET" else []
+    extra = draw(each)
+    sides = [(k - 1) * d + e for k, d, e in zip(kernel, dilations, extra, strict=True)]
+    own = groups * (second if op == "Conv" else first)
+    return op, [groups * first, second, *kernel], [1, own, *sides], ", ".join(attributes)
+
+
+@given(geometries(), st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_any_geometry(geometry, seed):
+    op, dims, shape, attributes = geometry
+    try:  # not every geometry has an output
+        model = model_of(op, np.ones(dims, np.float32), shape, attributes)
+        size = Runner(model)({"x": np.ones(shape, np.float32)})["y"].size
+    except InputError:
+        size = 0
+    assume(size > 0)
+    assert_exact(op, dims, shape, attributes, seed=seed, given_parts=True)
