@@ -3,17 +3,22 @@
 
     python3 tools/bench_linalg.py [--shapes 768x3072:96 ...] [--spectra measured flat]
         [--tol 1e-3] [--threads 1] [--full] [--json FILE]
+    python3 tools/bench_linalg.py --suite tensors [--shapes 128x128x9 ...] [--model FILE ...]
 
-For each shape and rank: seconds (CPU, all threads; mean of a few) and excess error (share of the
-least) of every method of `linalg.svd`, of scikit-learn's randomized_svd where it is installed, of
-numpy's full decomposition with --full; which method "auto" takes and how much slower it is than
-the fastest; time and memory of the Gaussian and the Hadamard test matrix at rank + 10 columns.
-Without --full the least error comes from the eigenvalues of the Gram matrix.
+Matrices: for each shape and rank, seconds (CPU, all threads; mean of a few) and excess error (share
+of the least) of every method of `linalg.svd`, of scikit-learn's randomized_svd where it is
+installed, of numpy's full decomposition with --full; which method "auto" takes and how much slower
+it is than the fastest; time and memory of the Gaussian and the Hadamard test matrix at rank + 10
+columns. Without --full the least error comes from the eigenvalues of the Gram matrix.
+
+Tensors: error and seconds (CPU, median of a few) of Tucker, CP and the tensor train beside
+tensorly's, on made-up kernels and on those of models.
 
 Exit code 0 where each bar that was measured is met, else 1: "auto" at most 10% (and 2 ms) slower
 than the fastest, errors at most `tol` above the least, Hadamard no slower than Gaussian with at
 most 1/40 of its memory where there are 4,096 rows or more, and with --full at least 8 times as
-fast as numpy at 4,096 x 11,008.
+fast as numpy at 4,096 x 11,008; for tensors no error above tensorly's and
+no time 10% (and 20 ms) above it.
 """
 
 from __future__ import annotations
@@ -32,9 +37,12 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its parts' full names
+
 from onnxslim_rx.linalg import Svd, svd
 from onnxslim_rx.linalg.cost import predict_seconds
 from onnxslim_rx.linalg.sketch import GaussianSketch, HadamardSketch
+from tools import bench_linalg_tensors as tensors
 
 try:
     from sklearn.utils.extmath import randomized_svd
@@ -182,10 +190,46 @@ def show(case: dict[str, Any]) -> None:
         print(f"  MISSED: {text}")
 
 
+def matrix_cases(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every shape with every spectrum."""
+    cases = []
+    for text in args.shapes or SHAPES:
+        size, _, rank_text = text.partition(":")
+        shape, rank = tuple(int(side) for side in size.split("x")), int(rank_text)
+        for spectrum in args.spectra:
+            a = sample(shape, spectrum, 0)
+            a = a.astype(np.float32) if args.float32 else a
+            case = {"shape": list(shape), "rank": rank, "spectrum": spectrum}
+            case["methods"] = measure_methods(a, rank, args.tol, args.repeats, args.full)
+            case["sketches"] = measure_sketches(a, rank + 10, args.repeats)
+            case["missed"] = judge(case, args.tol)
+            cases.append(case)
+            show(case)
+    return cases
+
+
+def tensor_cases(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Made-up kernels of every shape, and the kernels of every model."""
+    cases = []
+    made = [tuple(int(side) for side in text.split("x")) for text in args.shapes or tensors.SHAPES]
+    named = [("made up", tensors.sample(shape, 0)) for shape in made]
+    for model in args.model:
+        named += list(tensors.kernels(model).items())
+    for name, t in named:
+        rows = tensors.measure(t, args.repeats)
+        case = {"name": name, "shape": list(t.shape), "methods": rows}
+        case["missed"] = tensors.judge(rows)
+        cases.append(case)
+        tensors.show(case)
+    return cases
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description="Times and errors of low-rank approximation.")
-    parser.add_argument("--shapes", nargs="+", default=SHAPES, help="KxN:RANK")
+    parser.add_argument("--suite", choices=("matrices", "tensors"), default="matrices")
+    parser.add_argument("--shapes", nargs="+", help="KxN:RANK, for tensors MxCxK")
+    parser.add_argument("--model", nargs="+", type=Path, default=[], help="kernels of ONNX models")
     parser.add_argument("--spectra", nargs="+", default=["power"], choices=[*SPECTRA, "flat"])
     parser.add_argument("--tol", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=1, help="of BLAS")
@@ -194,20 +238,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--float32", action="store_true", help="matrices in float32")
     parser.add_argument("--json", type=Path, help="write everything to this file")
     args = parser.parse_args(argv)
-    cases = []
     with threadpool_limits(args.threads, user_api="blas"):
-        for text in args.shapes:
-            size, _, rank_text = text.partition(":")
-            shape, rank = tuple(int(side) for side in size.split("x")), int(rank_text)
-            for spectrum in args.spectra:
-                a = sample(shape, spectrum, 0)
-                a = a.astype(np.float32) if args.float32 else a
-                case = {"shape": list(shape), "rank": rank, "spectrum": spectrum}
-                case["methods"] = measure_methods(a, rank, args.tol, args.repeats, args.full)
-                case["sketches"] = measure_sketches(a, rank + 10, args.repeats)
-                case["missed"] = judge(case, args.tol)
-                cases.append(case)
-                show(case)
+        cases = tensor_cases(args) if args.suite == "tensors" else matrix_cases(args)
     if args.json:
         found = {
             "cases": cases,
