@@ -26,6 +26,7 @@ __all__ = ["SETTINGS", "SimpleRow", "parameters", "simple_rows", "stages", "trai
 
 LINEAR_PASS = "tensorize-gemm"
 WEIGHTING = "patches"
+SMALL = {"min_elements": 1, "min_saving": 0.0}  # the first and the last layer are small, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +141,11 @@ def _ours(model: Path, data: Path, setting: Setting, output: Path) -> tuple[floa
     plan = dataclasses.replace(empty, layers=layers, refit=True, budget=budget)
     written = output.with_suffix(".toml")
     written.write_text(plan.to_toml(), encoding="utf-8")
-    done = run(Job(str(model), str(output), data=str(data / "calibrate"), plan=str(written)))
+    options = {name: SMALL for name in (PASS, LINEAR_PASS) if name in offered()}
+    job = Job(
+        str(model), str(output), data=str(data / "calibrate"), plan=str(written), options=options
+    )
+    done = run(job)
     error = done.error or (f"no pass {', '.join(missing)}" if missing else "")
     return done.cpu_seconds, error
 
