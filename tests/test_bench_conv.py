@@ -127,16 +127,16 @@ def test_reports_say_what_was_done_to_convolutions(tmp_path, monkeypatch):
     report = {
         "layers": [
             layer("a", ["factorize-conv(method=tucker, rank=3)", "quantize-weights(bits=8)"]),
-            layer("b", ["quantize-weights(bits=8)"], why="nothing saves"),
+            layer("b", ["quantize-weights(bits=8)"], why="saves 74%"), layer("f", why="nothing saves"),
             layer("c", skipped="Conv: depthwise"), layer("d"), layer("e", op="Gemm"),
         ]
     }  # fmt: skip
     done = Done(0, "", 1.0, 2.0, report)
     found = bench_conv_models._ran(ModelRow("n", "all"), done, tmp_path / "a", tmp_path / "bb")
     assert found.done == {
-        "factorize-conv + quantize-weights": 1, "quantize-weights": 1, "refused": 1, "kept": 1,
+        "factorize-conv + quantize-weights": 1, "quantize-weights": 1, "refused": 1, "kept": 2,
     }  # fmt: skip
-    assert found.why == {"b": "nothing saves", "c": "Conv: depthwise", "d": ""}
+    assert found.why == {"c": "Conv: depthwise", "d": "", "f": "nothing saves"}
     assert bench_conv_models.unexplained(found) == 1
     assert chosen(done) == {"tucker": 1, "quantize-weights(bits=8)": 2}
 

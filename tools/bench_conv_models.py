@@ -12,7 +12,7 @@ import numpy as np
 from models import make_vgg16
 from tools import bench_measure
 from tools.bench_conv_macs import macs
-from tools.bench_conv_run import PASS, Done, Job, run
+from tools.bench_conv_run import Done, Job, run
 from tools.bench_data import ASSETS, PREPARE, Task, imagenet
 
 __all__ = ["KEPT", "WAYS", "ModelRow", "kept_row", "unexplained", "vgg_row"]
@@ -38,7 +38,7 @@ class ModelRow:
         ratio: latency, of the original's; with its 95% bootstrap interval.
         task: name of the metric, before, after.
         done: number of convolutions by what was done to them.
-        why: of each convolution that is still one: the reason that the report gives.
+        why: of each convolution that nothing was done to: the reason that the report gives.
     """
 
     name: str
@@ -112,13 +112,13 @@ def _ran(row: ModelRow, done: Done, original: Path, output: Path) -> ModelRow:
             names = [stage.partition("(")[0] for stage in layer["stages"]]
             what = " + ".join(names) or ("kept" if layer["skipped"] is None else "refused")
             row.done[what] = row.done.get(what, 0) + 1
-            if PASS not in names:
+            if not names:
                 row.why[layer["name"]] = layer["skipped"] or layer["why"]
     return row
 
 
 def unexplained(row: ModelRow) -> int:
-    """Convolutions that were not decomposed, and nothing says why."""
+    """Convolutions that were left as they were, and nothing says why."""
     return sum(not reason.strip() for reason in row.why.values())
 
 
