@@ -127,7 +127,8 @@ def test_reports_say_what_was_done_to_convolutions(tmp_path, monkeypatch):
     report = {
         "layers": [
             layer("a", ["factorize-conv(method=tucker, rank=3)", "quantize-weights(bits=8)"]),
-            layer("b", ["quantize-weights(bits=8)"], why="saves 74%"), layer("f", why="nothing saves"),
+            layer("b", ["quantize-weights(bits=8)"], why="saves 74%"),
+            layer("f", why="nothing saves"),
             layer("c", skipped="Conv: depthwise"), layer("d"), layer("e", op="Gemm"),
         ]
     }  # fmt: skip
