@@ -29,12 +29,12 @@ __all__ = [
     "weight_of",
 ]
 
-_PREFIX = "factorize-"
+_PREFIXES = ("factorize-", "tensorize-")
 
 
 def is_factor(node: ir.Node) -> bool:
     """Whether a pass made the node in place of a factorized one; a second cut adds its error."""
-    return (marked(node) or "").startswith(_PREFIX)
+    return (marked(node) or "").startswith(_PREFIXES)
 
 
 def tensor_of(value: ir.Value) -> ir.TensorProtocol:
