@@ -231,7 +231,9 @@ def longest(data: Dataset) -> Mapping[str, Any]:
 
 def safe_without_data(choice: Choice) -> bool:
     """Whether a choice may be made on samples that prove little: cuts no rank that is needed."""
-    factorized = any(stage.pass_name.startswith("factorize-") for stage in choice.stages)
+    factorized = any(
+        stage.pass_name.startswith(("factorize-", "tensorize-")) for stage in choice.stages
+    )
     return not factorized or choice.error <= _BLIND_ERROR
 
 
