@@ -27,9 +27,9 @@ from onnxslim_rx.linalg import (
     tucker,
     tucker_error_table,
 )
+from onnxslim_rx.linalg.exact import leading_eigenvectors
 from onnxslim_rx.linalg.matrix import tail, to_unit_scale
 from onnxslim_rx.linalg.moments import gram_root, ridge
-from onnxslim_rx_passes._factors import factorize
 from onnxslim_rx_passes._memo import Memo, digest
 from onnxslim_rx_passes._tensor_forms import Form, Ranks, compose
 
@@ -40,6 +40,9 @@ Matrix = npt.NDArray[np.float64]
 # Fits of CP that tell the errors of all ranks, spread over them as the planner's probes are.
 _FITS = 3
 _LEAST = 1e-12
+# Rows of A that CP is fitted to, by its rank: with all of them, errors were at most 0.3% lower
+# (MiniLM, ranks 16 to 128), and fits took up to six times as long.
+_ROWS = 1.4
 # As in `linalg.cp`: the ridge beside diagonals of 1, as a share of the squared error.
 _PENALTY = 1e-2
 _KEPT = Memo(128 << 20)
@@ -116,17 +119,22 @@ class Fits:
     @functools.cached_property
     def curve(self) -> Matrix:
         """(min(K, N) + 1,): relative error of the best product of two factors, by rank."""
-        return tail(hosvd_energies(self._outputs, [0])[0])
+        return tail(np.einsum("mn,mn->m", self._outputs, self._outputs))
 
     @functools.cached_property
     def _outputs(self) -> Matrix:
-        """A, (min(K, N), N)."""
+        """A, (min(K, N), N), its rows orthogonal, those of most energy first."""
         w, _ = to_unit_scale(self.weight)
         k, n = w.shape
         g = self._ridged
-        if g is None:
-            return w if k <= n else gram_root(w.T @ w)
-        return gram_root(g) @ w if k <= n else gram_root(w.T @ g @ w)
+        if k <= n:
+            rows = w if g is None else gram_root(g) @ w
+            turned: Matrix = leading_eigenvectors(rows @ rows.T, k).T @ rows
+            order = np.argsort(-np.einsum("mn,mn->m", turned, turned), kind="stable")
+            return turned[order]
+        energies, vectors = np.linalg.eigh(w.T @ w if g is None else w.T @ g @ w)
+        made: Matrix = np.sqrt(np.maximum(energies, 0.0))[::-1, None] * vectors.T[::-1]
+        return made
 
     @functools.cached_property
     def _ridged(self) -> Matrix | None:
@@ -176,8 +184,7 @@ class Fits:
     def _tucker(self, form: Form, rank_in: int, rank_out: int) -> list[Matrix]:
         """A product of two; what one rank exceeds the other by is zeros."""
         rank = min(rank_in, rank_out)
-        _, q = factorize(self._outputs, "svd", rank, None)
-        q = np.linalg.qr(q.T)[0].T
+        q = np.linalg.qr(self._outputs[:rank].T)[0].T
         p, q = fix_signs(*balance(self.weight @ q.T, q))
         first, last = np.zeros((form.k, rank_in)), np.zeros((rank_out, form.n))
         first[:, :rank], last[:rank] = p, q
@@ -195,10 +202,11 @@ class Fits:
         return [p, middle, last]
 
     def _cp(self, form: Form, rank: int) -> list[Matrix]:
-        tensor = self._tensor(self._outputs, form)
-        images, middle, last = cp(tensor, rank)
-        lost = np.linalg.norm(self._outputs - images @ _rows(form, middle, last.T))
-        share = float(lost / np.linalg.norm(self._outputs)) ** 2
+        # images of terms hardly leave what the first rows span, and P is free to
+        outputs = self._outputs[: math.ceil(_ROWS * rank)]
+        images, middle, last = cp(self._tensor(outputs, form), rank)
+        lost = np.linalg.norm(outputs - images @ _rows(form, middle, last.T))
+        share = float(lost / np.linalg.norm(outputs)) ** 2
         middle, last = _unit(middle), _unit(last)
         rows = _rows(form, middle, last.T)
         gram = rows @ rows.T + np.eye(rank) * max(_PENALTY * share, _LEAST)

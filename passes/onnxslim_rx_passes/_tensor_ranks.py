@@ -27,8 +27,8 @@ Ranks = npt.NDArray[np.int64]
 _EPS = 1e-12
 # "auto" offers what has at most this share of the error of two factors of as many parameters.
 _MARGIN = 0.95
-# Entries of a weight (of its smaller side squared, or all) times terms, up to which "auto" offers
-# CP: one fit takes 5 s in one thread.
+# Entries of what is fitted times terms, up to which "auto" offers CP: one fit takes 3 s in one
+# thread.
 _MOST_WORK = 1 << 26
 
 
@@ -90,7 +90,7 @@ class TensorRanksPass(RankPairsPass):
         ranks = self._grid(form, multiple)
         ranks = ranks[(ranks[:, 0] >= least) & (form.shares(ranks) <= self.most + _EPS)]
         if form.method == "cp":
-            ranks = ranks[ranks[:, 0] * min(form.k, form.n) * form.n <= _MOST_WORK]
+            ranks = ranks[ranks[:, 0] ** 2 * form.n <= _MOST_WORK]
             few = ranks[:1]  # where few terms do not pay, more are not tried
             worth = [_pays(form, fits, row[None], [fits.error(form, row)])[0] for row in few]
         else:
