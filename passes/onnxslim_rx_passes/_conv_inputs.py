@@ -23,8 +23,8 @@ Matrix = npt.NDArray[np.float64]
 WEIGHTINGS = ("auto", "none", "channels", "patches")
 
 # Multiply-adds of one product of a kernel with the Gram matrix of its patches, up to which "auto"
-# fits by patches where there is no closed form: one fit takes some 80 of them, 2 s in one thread.
-_MOST_WORK = 1 << 28
+# fits by patches where there is no closed form: one fit takes some 80 of them, 3 s in one thread.
+_MOST_WORK = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -28,8 +28,11 @@ Ranks = npt.NDArray[np.int64]
 _EPS = 1e-12
 
 # Entries of a kernel times terms of its CP decomposition, up to which "auto" offers that: one fit
-# takes 5 s in one thread (128 x 128 x 3 x 3, 445 terms).
-_MOST_WORK = 1 << 26
+# takes 4 s in one thread.
+_MOST_WORK = 1 << 27
+# The largest share of a CP ladder of "auto": at 0.7 its depthwise kernels made layers of 64 to 256
+# channels 1.1 to 1.3 times slower than they were, at 0.5 as fast or a little faster.
+_MOST_CP = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +134,9 @@ class ConvRanksPass(LowRankPass):
             target: says which ranks run fast.
             judge: tells errors.
         """
-        # who asks for cp by name waits
-        work = _MOST_WORK if "auto" in self._names(self.method) else math.inf
+        # who asks for cp by name waits, and gets what is slow
+        auto = "auto" in self._names(self.method)
+        work = _MOST_WORK if auto else math.inf
         pools = _Pools(conv, chains, judge, self.most, work / conv.elements)
         multiple = target.rank_multiple
         if self.rank_in is not None or self.rank is not None:
@@ -148,7 +152,8 @@ class ConvRanksPass(LowRankPass):
         # the groups of a narrow one would be left with next to nothing
         if conv.groups > 1 and min(conv.channels, conv.filters) < 2 * multiple:
             return []
-        shares = [share for share in SHARES if share <= self.most + _EPS]
+        most = min(self.most, _MOST_CP) if auto and chains[0].is_cp else self.most
+        shares = [share for share in SHARES if share <= most + _EPS]
         return pools.best(pools.under(shares, multiple, target.min_rank), shares)
 
     @property
