@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxslim_rx.calibration.channelwise import ChannelMoments
 from onnxslim_rx.calibration.collect import MEMORY_BYTES, collect
 from onnxslim_rx.calibration.data import (
     Calibration,
@@ -22,6 +23,7 @@ from onnxslim_rx.calibration.tandem import Moments, Stop, walk
 __all__ = [
     "MEMORY_BYTES",
     "Calibration",
+    "ChannelMoments",
     "Dataset",
     "Moments",
     "Patches",

@@ -7,6 +7,7 @@ larger by V leaves `||X' V - (Y - Y')||^2`. The sums of X' and of Y - Y' tell wh
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,10 +20,36 @@ from onnxslim_rx.calibration.patches import Draw, Patches
 from onnxslim_rx.calibration.readings import Reading
 from onnxslim_rx.calibration.rows import Chunks, RowSample, as_rows
 
-__all__ = ["Mismatch", "mismatch_bytes"]
+__all__ = ["Mismatch", "Moments", "mismatch_bytes"]
 
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Moments:
+    """What a stop found, with T for the target of the original, T' for that of the compressed.
+
+    Args:
+        gram: (K, K), `X'^T X'`.
+        cross: (K, N), `X'^T (T - T')`.
+        total: (K,), sum of the rows of X'.
+        gap: (N,), sum of the rows of T - T'.
+        missing: `||T - T'||_F^2`.
+        wanted: `||T||_F^2`.
+        rows: rows that these sum over: of a convolution, those of the positions that were drawn.
+        sample: (R, K), (R, N) and (R, N), some rows of X', T and T', float32; R is 0 where none are
+            wanted.
+    """
+
+    gram: Matrix
+    cross: Matrix
+    total: Matrix
+    gap: Matrix
+    missing: float
+    wanted: float
+    rows: int
+    sample: Sequence[Array]
 
 
 def mismatch_bytes(reading: Reading) -> int:
@@ -76,6 +103,17 @@ class Mismatch:
                 self._take(*chunk)
         if self.positions - before > self._most:
             self._most, self.shape = self.positions - before, found[0].shape
+
+    def moments(self) -> Moments:
+        """All that was summed up; nothing may be seen after it."""
+        arrays = self.arrays()
+        return Moments(
+            **arrays,
+            missing=self.missing,
+            wanted=self.wanted,
+            rows=self.rows,
+            sample=self.sample(),
+        )
 
     def sample(self) -> list[Array]:
         """Rows of X', Y and Y' that were drawn, (R, K), (R, N) and (R, N), float32."""

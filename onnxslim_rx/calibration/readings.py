@@ -29,12 +29,12 @@ class Reading:
     """One measurement; layers that want the same one share it.
 
     Args:
-        kind: "linear" (the Gram matrix of X and more), "tandem" (see `mismatch`), "embedding" or
-            "shape" (how much there is of it).
+        kind: "linear" (the Gram matrix of X and more), "tandem" (see `mismatch`), "channels" (see
+            `channelwise`), "embedding" or "shape" (how much there is of it).
         value: the tensor that enters the layer.
         transposed: the rows of X lie along the last axis of `value`, not the one before.
         size: columns of X of a linear layer, rows of an embedding, 0 for a shape.
-        others: for "tandem": the outputs that are wanted, and those that there are.
+        others: for "tandem" and "channels": the outputs that are wanted, and those that there are.
         other_size: columns of these; 0 where there are none.
         other_transposed: as `transposed`, of `others`.
         patches: of a convolution: what it reads at one position, (channels, taps), is a row of X

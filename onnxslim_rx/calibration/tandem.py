@@ -14,9 +14,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.calibration.blocks import run_step
+from onnxslim_rx.calibration.channelwise import ChannelMismatch, ChannelMoments, channel_bytes
 from onnxslim_rx.calibration.collect import MEMORY_BYTES, room, shapes_of, size_of
 from onnxslim_rx.calibration.frontiers import BlockedError, Measure, Step, plan_steps
-from onnxslim_rx.calibration.mismatch import Mismatch, mismatch_bytes
+from onnxslim_rx.calibration.mismatch import Mismatch, Moments, mismatch_bytes
 from onnxslim_rx.calibration.pairing import Pairing, pair_up
 from onnxslim_rx.calibration.patches import Patches
 from onnxslim_rx.calibration.readings import Reading, of_patches, readings
@@ -30,7 +31,6 @@ from onnxslim_rx.progress import task
 __all__ = ["Moments", "React", "Stop", "walk"]
 
 Array = npt.NDArray[Any]
-Matrix = npt.NDArray[np.float64]
 
 # Positions of a convolution for each column of X'. A fit without bounds is off by as many parts of
 # what it cannot explain; only the weighting of errors, which statistics are for, takes fewer.
@@ -46,9 +46,10 @@ class Stop:
 
     Args:
         name: unique among the stops.
-        layer: the linear layer or convolution of the compressed network that X' enters.
+        layer: the linear layer or convolution of the compressed network that X' enters; or, of the
+            kind "channels", a node of the main graph that treats each of them alone.
         target: name of a value of both networks, of one row for each row of X'.
-        columns: of the target.
+        columns: of the target, or its channels.
         transposed: the target's rows lie along its last axis, not the one before.
         changes: names of the initializers of the compressed network that get new contents.
         patches: of the convolution that a chain of them, which starts with `layer`, stands for:
@@ -67,34 +68,11 @@ class Stop:
     kept: int = 0
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Moments:
-    """What a stop found, with T for the target of the original, T' for that of the compressed.
+React = Callable[[Stop, Moments | ChannelMoments], Mapping[str, Array]]
+"""From what a stop found to new contents of some of its `changes`, of the same shape and type.
 
-    Args:
-        gram: (K, K), `X'^T X'`.
-        cross: (K, N), `X'^T (T - T')`.
-        total: (K,), sum of the rows of X'.
-        gap: (N,), sum of the rows of T - T'.
-        missing: `||T - T'||_F^2`.
-        wanted: `||T||_F^2`.
-        rows: rows that these sum over: of a convolution, those of the positions that were drawn.
-        sample: (R, K), (R, N) and (R, N), some rows of X', T and T', float32; R is 0 where none are
-            wanted.
-    """
-
-    gram: Matrix
-    cross: Matrix
-    total: Matrix
-    gap: Matrix
-    missing: float
-    wanted: float
-    rows: int
-    sample: Sequence[Array]
-
-
-React = Callable[[Stop, Moments], Mapping[str, Array]]
-"""From what a stop found to new contents of some of its `changes`, of the same shape and type."""
+Stops at a layer of the kind "channels" find `ChannelMoments`.
+"""
 
 
 def walk(
@@ -137,8 +115,8 @@ def walk(
     data = held(data, memory_bytes // _HELD_SHARE)
     found, reasons = _layers(compressed, stops, len(data))
     for name, reading in found.items():
-        if mismatch_bytes(reading) > memory_bytes:
-            megabytes = mismatch_bytes(reading) >> 20
+        if _bytes(reading) > memory_bytes:
+            megabytes = _bytes(reading) >> 20
             reasons[name] = f"its moments take {megabytes} MiB, above {memory_bytes >> 20}"
     uncuttable: set[str] = set()
     while kept := [stop for stop in stops if stop.name not in reasons]:
@@ -158,9 +136,13 @@ def _layers(
     model: ir.Model, stops: Sequence[Stop], samples: int
 ) -> tuple[dict[str, Reading], dict[str, str]]:
     """The readings of what enters each stop's layer, and the reasons of those without."""
-    layers = [dataclasses.replace(stop.layer, name=stop.name) for stop in stops]
+    alone = [stop for stop in stops if stop.layer.kind == "channels"]
+    others = [stop for stop in stops if stop.layer.kind != "channels"]
+    layers = [dataclasses.replace(stop.layer, name=stop.name) for stop in others]
     found, reasons = readings(model, layers, {}, samples)
-    for stop in stops:
+    for stop in alone:
+        found[stop.name] = Reading("channels", stop.layer.activation, False, stop.columns)
+    for stop in others:
         reading = found.get(stop.name)
         if reading is None:
             continue
@@ -210,7 +192,7 @@ class _Walk:
         reasons: dict[str, str] = {}
         with task("refit", len(steps) * len(self._data)) as advance:
             for number, step in enumerate(steps):
-                seen = {name: Mismatch(self._readings[name], self._seed) for name in step.measures}
+                seen = {name: _sums(self._readings[name], self._seed) for name in step.measures}
                 observers = {self._readings[name]: seen[name] for name in step.measures}
                 run_step(self._pair.model, step, self._data, observers, spool, advance)
                 while seen:  # one after the other: each is freed before the next is used
@@ -227,7 +209,7 @@ class _Walk:
         model = self._pair.model
         size = functools.partial(size_of, shapes_of(model, self._data))
         measures = {
-            name: Measure(reading.values, mismatch_bytes(reading) + size(reading.value))
+            name: Measure(reading.values, _bytes(reading) + size(reading.value))
             for name, reading in self._readings.items()
         }
         changes = {
@@ -243,18 +225,13 @@ class _Walk:
             route(model.graph, measures, changes),
         )
 
-    def _change(self, stop: Stop, mismatch: Mismatch, react: React) -> dict[str, str]:
+    def _change(
+        self, stop: Stop, mismatch: Mismatch | ChannelMismatch, react: React
+    ) -> dict[str, str]:
         """Ask for new weights and use them; why not, where the sums mean nothing."""
-        arrays = mismatch.arrays()
+        moments = mismatch.moments()
         if mismatch.why or not mismatch.rows:
             return {stop.name: mismatch.why or "no row enters it"}
-        moments = Moments(
-            **arrays,
-            missing=mismatch.missing,
-            wanted=mismatch.wanted,
-            rows=mismatch.rows,
-            sample=mismatch.sample(),
-        )
         for name, array in react(stop, moments).items():
             value = self._pair.second[name]
             before = value.const_value
@@ -265,12 +242,20 @@ class _Walk:
         return {}
 
 
+def _bytes(reading: Reading) -> int:
+    return channel_bytes(reading) if reading.kind == "channels" else mismatch_bytes(reading)
+
+
+def _sums(reading: Reading, seed: int) -> Mismatch | ChannelMismatch:
+    return ChannelMismatch(reading) if reading.kind == "channels" else Mismatch(reading, seed)
+
+
 def _reading(pair: Pairing, stop: Stop, entering: Reading) -> Reading:
     """X' and both targets in the joined graph."""
     target = stop.target
     return dataclasses.replace(
         entering,
-        kind="tandem",
+        kind="channels" if entering.kind == "channels" else "tandem",
         value=pair.second[str(entering.value.name)],
         others=(pair.first[target], pair.second[target]),
         other_size=stop.columns,

@@ -17,14 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim_rx.calibration import Dataset, Moments, Stop, walk
+from onnxslim_rx.calibration import ChannelMoments, Dataset, Moments, Stop, walk
 from onnxslim_rx.calibration.collect import MEMORY_BYTES, shapes_of
 from onnxslim_rx.ir import constant, spooled
 from onnxslim_rx.linalg import mismatch_energy
 from onnxslim_rx.planner.fit.chains import Chain
 from onnxslim_rx.planner.fit.forms import forms, weight_names
+from onnxslim_rx.planner.fit.norms import Norm, norms
 from onnxslim_rx.planner.fit.pair import Pair
 from onnxslim_rx.planner.fit.products import target_of
+from onnxslim_rx.planner.fit.refitted import Refitted
 
 __all__ = ["Refitted", "refit"]
 
@@ -33,27 +35,6 @@ Matrix = npt.NDArray[np.float64]
 
 # Matrices of the size of a layer's weight, and of its Gram matrix, that a fit holds at once.
 _WEIGHTS, _GRAMS = 6, 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Refitted:
-    """What became of one factorized layer.
-
-    Args:
-        name: of the original weight; of the output where there is none, or several layers have it.
-        before: `||T - T'||_F / ||T||_F` on the fitted samples, T what the layer's output adds up to
-            in the original network, T' in the compressed one, with everything before the layer
-            fitted already; NaN where it was not measured.
-        after: the same with the new factors.
-        rows: rows of T.
-        why_not: why the layer keeps its factors; "" where it has new ones.
-    """
-
-    name: str
-    before: float
-    after: float
-    rows: int
-    why_not: str = ""
 
 
 def refit(
@@ -66,7 +47,8 @@ def refit(
     """Fit the factors of `compressed` to the outputs of `original`, in place.
 
     A layer of two factors gets both anew, of the same rank; where the first factor serves several
-    layers, or there is one matrix only, that which makes the output. No layer gets worse on `data`.
+    layers, or there is one matrix only, that which makes the output. Where BatchNormalization
+    remains, its statistics are estimated anew, see `norms`. No layer gets worse on `data`.
 
     Args:
         original: the network before its layers were factorized; not changed.
@@ -76,7 +58,8 @@ def refit(
             their factors. The weights of both models stay where they are.
 
     Returns:
-        One entry for each factorized layer, in the order of the network.
+        One entry for each factorized layer, and for each BatchNormalization behind any, in the
+        order of the network.
 
     Raises:
         InputError: see `calibration.walk`.
@@ -86,7 +69,7 @@ def refit(
     if fits:
         fresh: dict[str, ir.TensorProtocol] = {}
 
-        def react(stop: Stop, moments: Moments) -> Mapping[str, Array]:
+        def react(stop: Stop, moments: Moments | ChannelMoments) -> Mapping[str, Array]:
             fit = fits[stop.name]
             arrays, found[stop.name] = fit.best(moments)
             for weight in fit.weights:  # the walk may start again
@@ -120,8 +103,9 @@ class _Fit:
         """Names of what is fitted."""
         return self.stop.changes
 
-    def best(self, moments: Moments) -> tuple[dict[str, Array], Refitted]:
+    def best(self, moments: Moments | ChannelMoments) -> tuple[dict[str, Array], Refitted]:
         """New contents of the weights, none where they are no better, and what to report."""
+        assert isinstance(moments, Moments)
         form, bias = self.form, self.form.bias
         centred = moments if bias is None else _centred(moments)
         now = form.now()
@@ -167,13 +151,13 @@ def _shifted(bias: ir.Value, offset: Matrix) -> Array:
 
 def _fits(
     original: ir.Model, compressed: ir.Model, data: Dataset, memory_bytes: int
-) -> tuple[dict[str, _Fit], dict[str, str]]:
+) -> tuple[dict[str, _Fit | Norm], dict[str, str]]:
     """Layers to fit by name, in an order that `walk` wants, and why others are not."""
     wanted, known = _values(original), _values(compressed)
     names = weight_names(original)
     places = {name: number for number, name in enumerate(known)}
     shapes = shapes_of(original, data) if len(data) else {}
-    found: list[tuple[int, int, _Fit]] = []
+    found: list[tuple[int, int, _Fit | Norm]] = []
     skipped: dict[str, str] = {}
     taken: set[str] = set()
     for output, form in forms(original, compressed):
@@ -191,6 +175,11 @@ def _fits(
         changes = form.names if form.bias is None else (*form.names, str(form.bias.name))
         stop = Stop(name, form.layer, target, columns, form.makes_transposed, changes, form.patches)
         found.append((places[target], places[output], _Fit(stop, form)))
+    for output, norm in norms(original, compressed):
+        if isinstance(norm, str):
+            skipped[output] = norm
+        else:
+            found.append((places[norm.stop.target], places[output], norm))
     found.sort(key=lambda item: item[:2])
     return {fit.stop.name: fit for _, _, fit in found}, skipped
 
