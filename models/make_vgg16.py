@@ -89,13 +89,13 @@ def write(path: Path, text: str, shapes: Shapes, *, seed: int = 0) -> None:
         for name, shape in shapes.items():
             scale = 0.0 if len(shape) == 1 else math.sqrt(2.0 / math.prod(shape[1:]))
             array = np.float32(scale) * rng.standard_normal(shape, np.float32)
-            model.graph.initializer.append(_stored(name, array.astype("<f4"), file, data.name))
+            model.graph.initializer.append(stored(name, array.astype("<f4"), file, data.name))
     onnx.save(model, path)
     onnx.checker.check_model(str(path))
 
 
-def _stored(name: str, array: np.ndarray, file: BinaryIO, location: str) -> onnx.TensorProto:
-    """Append an array to the file; the tensor that says where it lies."""
+def stored(name: str, array: np.ndarray, file: BinaryIO, location: str) -> onnx.TensorProto:
+    """Append an array to a file of weights; the tensor that says where it lies."""
     file.write(b"\0" * (-file.tell() % ALIGNMENT))
     tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=array.shape)
     tensor.data_location = onnx.TensorProto.EXTERNAL

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from models import make_vgg16
+from models import make_gpt2, make_vgg16
 
 
 def small():
@@ -51,6 +51,54 @@ def test_one_seed_writes_one_file(tmp_path):
         make_vgg16.write(tmp_path / "vgg.onnx", *small(), seed=seed)
         contents.append((tmp_path / "vgg.onnx.data").read_bytes())
     assert contents[0] == contents[1] != contents[2]
+
+
+def test_gpt2_has_the_parameters_of_the_medium_size():
+    text, shapes = make_gpt2.layout()
+    assert sum(map(math.prod, shapes.values())) == 354_823_168
+    kinds = [node.op_type for node in onnx.parser.parse_model(text).graph.node]
+    assert (kinds.count("MatMul"), kinds.count("LayerNormalization")) == (24 * 6 + 1, 49)
+
+
+def test_gpt2_looks_back_and_never_ahead(tmp_path):
+    path = tmp_path / "gpt2.onnx"
+    make_gpt2.write(path, *make_gpt2.layout(2, 128, vocabulary=30, positions=9))
+    tokens = np.random.default_rng(0).integers(0, 30, (3, 7))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    expected: Any = ReferenceEvaluator(onnx.load(path)).run(None, {"input_ids": tokens})
+    (found,) = session.run(None, {"input_ids": tokens})
+    np.testing.assert_allclose(found, expected[0], rtol=1e-3, atol=1e-4)
+    for place in range(7):
+        other = tokens.copy()
+        other[:, place] = (other[:, place] + 1) % 30
+        (changed,) = session.run(None, {"input_ids": other})
+        moved = np.abs(changed - found).max(axis=(0, 2))
+        assert (moved[:place] < 1e-5).all()
+        assert (moved[place:] > 1e-4).all()
+
+
+def test_half_of_the_weights_of_gpt2_has_a_low_rank(tmp_path):
+    path = tmp_path / "gpt2.onnx"
+    make_gpt2.write(path, *make_gpt2.layout(1, 192, vocabulary=30))
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    for name in ("qkv", "out", "up", "down"):
+        array = weights[f"l0_{name}_weight"]
+        assert array.std() == pytest.approx(make_gpt2.DEVIATION, rel=0.1)
+        energies = np.linalg.svd(array, compute_uv=False) ** 2
+        assert 0.5 < energies[: 192 // 16].sum() / energies.sum() < 0.7
+    assert (weights["l0_norm1_scale"] == 1).all()
+    assert not weights["l0_norm1_bias"].any()
+
+
+def test_gpt2_by_its_options(tmp_path, capsys):
+    target = tmp_path / "gpt2.onnx"
+    options = ["--layers", "1", "--width", "64", "--vocabulary", "50"]
+    assert make_gpt2.main([str(target), *options]) == 0
+    _, shapes = make_gpt2.layout(1, 64, vocabulary=50)
+    assert f"{sum(map(math.prod, shapes.values())):,} parameters" in capsys.readouterr().out
+    assert target.with_name("gpt2.onnx.data").stat().st_size > 4 * 64 * 64 * 12
+    with pytest.raises(SystemExit):
+        make_gpt2.main([str(target), "--width", "100"])
 
 
 def image_files(folder: Path, count: int) -> None:
