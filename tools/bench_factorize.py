@@ -4,6 +4,7 @@
     python3 tools/bench_factorize.py layers|curve|all [--sentences N] [--keep 0.8 0.6 0.4]
         [--allocations program lagrangian greedy uniform] [--work FOLDER] [--json FILE]
         [--plot FILE.svg]
+    python3 tools/bench_factorize.py memory [--layers N] [--width N] [--work FOLDER] [--json FILE]
 
 layers  FFN layers at 3.2 times fewer parameters: cosine of each layer's outputs, all tokens of
         held-out sentences together, for our data-aware factors, for those of ASVD, and for plain
@@ -12,12 +13,17 @@ curve   the whole network, all linear layers of the encoder together kept at a s
         parameters: cosine of the sentence embedding on 400 held-out sentences, and latency against
         the original, for each way to allocate, and for plain SVD at a uniform ratio (numpy). Every
         plan's predicted quality and latency beside the measured ones.
+memory  peak memory above the mapped weights, by phase, of low rank to 85% of the bytes and of INT8
+        on a decoder of GPT-2's medium size with random weights, which is made in FOLDER (1.4 GB;
+        Linux only, some minutes).
 
 N sentences are given to the optimizer, which fits to half of them; none of them is measured on.
-The assets (model, tokenizer, sentences) lie where ONNXSLIM_RX_ASSETS says.
+The assets (model, tokenizer, sentences) lie where ONNXSLIM_RX_ASSETS says; memory needs none, and
+is no part of "all".
 
 Exit code 0 where each bar that was measured is met, else 1: layers 0.98 on average, 0.965 worst;
-network 0.965 / 0.925 / 0.86 at 80 / 60 / 40%; rank correlation of predictions at least 0.9.
+network 0.965 / 0.925 / 0.86 at 80 / 60 / 40%; rank correlation of predictions at least 0.9; memory
+at most 1.5 GB.
 """
 
 from __future__ import annotations
@@ -35,9 +41,11 @@ import scipy.stats
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its parts' full names
 
+from models import make_gpt2
 from tools.bench_data import ASSETS, Task, minilm
 from tools.bench_factorize_curve import Row, baseline, measure_plan
 from tools.bench_factorize_layers import measure_layers
+from tools.bench_factorize_memory import measure_memory, missed_memory
 from tools.bench_models import machine
 
 LAYER_BARS = {"mean": 0.98, "worst": 0.965}
@@ -51,43 +59,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("suite", choices=("layers", "curve", "all"))
+    parser.add_argument("suite", choices=("layers", "curve", "memory", "all"))
     parser.add_argument("--sentences", type=int, default=4096)
     parser.add_argument("--keep", type=float, nargs="+", default=[0.8, 0.6, 0.4])
     parser.add_argument(
         "--allocations", nargs="+", default=["program", "lagrangian", "greedy", "uniform"]
     )
+    parser.add_argument("--layers", type=int, default=make_gpt2.LAYERS)
+    parser.add_argument("--width", type=int, default=make_gpt2.WIDTH, help="a multiple of 64")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args(argv)
-    model = ASSETS / "models" / "minilm.onnx"
-    if not model.is_file():
-        print(f"{model} is missing: set ONNXSLIM_RX_ASSETS", file=sys.stderr)
-        return 2
-    found: dict[str, Any] = {"machine": machine(2), "sentences": args.sentences}
+    found: dict[str, Any] = {"machine": machine(2)}
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
-        data = work / f"data{args.sentences}"
-        if not (data / "task.json").is_file():
-            task = Task(data)
-            minilm(task, np.random.default_rng(0), args.sentences)
-            task.close()
-        if args.suite in ("layers", "all"):
-            found["layers"] = measure_layers(model, data)
-            show_layers(found["layers"])
-        if args.suite in ("curve", "all"):
-            rows = []
-            for share in args.keep:
-                for way in args.allocations:
-                    rows.append(measure_plan(model, data, work, share, way))
-                    show_row(rows[-1])
-                rows.append(baseline(model, data, work, share))
-                show_row(rows[-1])
-            found["curve"] = [row.to_dict() for row in rows]
-            found["correlation"] = correlations(rows)
-            if args.plot:
-                draw(rows, args.plot)
+        if args.suite == "memory":
+            found["memory"] = measure_memory(work, args.layers, args.width)
+        elif (model := ASSETS / "models" / "minilm.onnx").is_file():
+            measure_minilm(args, model, work, found)
+        else:
+            print(f"{model} is missing: set ONNXSLIM_RX_ASSETS", file=sys.stderr)
+            return 2
     missed = judge(found)
     found["missed"] = missed
     if args.json:
@@ -95,6 +88,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in missed:
         print(f"missed: {line}")
     return 1 if missed else 0
+
+
+def measure_minilm(
+    args: argparse.Namespace, model: Path, work: Path, found: dict[str, Any]
+) -> None:
+    """Layers and curve, into `found`."""
+    found["sentences"] = args.sentences
+    data = work / f"data{args.sentences}"
+    if not (data / "task.json").is_file():
+        task = Task(data)
+        minilm(task, np.random.default_rng(0), args.sentences)
+        task.close()
+    if args.suite in ("layers", "all"):
+        found["layers"] = measure_layers(model, data)
+        show_layers(found["layers"])
+    if args.suite in ("curve", "all"):
+        rows = []
+        for share in args.keep:
+            for way in args.allocations:
+                rows.append(measure_plan(model, data, work, share, way))
+                show_row(rows[-1])
+            rows.append(baseline(model, data, work, share))
+            show_row(rows[-1])
+        found["curve"] = [row.to_dict() for row in rows]
+        found["correlation"] = correlations(rows)
+        if args.plot:
+            draw(rows, args.plot)
 
 
 def show_layers(found: Mapping[str, Any]) -> None:
@@ -147,7 +167,7 @@ def judge(found: Mapping[str, Any]) -> list[str]:
         value = found.get("correlation", {}).get(name, 1.0)
         if value < CORRELATION_BAR:
             missed.append(f"rank correlation of {name}: {value:.3f}, bar {CORRELATION_BAR}")
-    return missed
+    return missed + missed_memory(found.get("memory", []))
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Peak memory of optimizing a decoder of GPT-2's shape, phase by phase: a part of bench_factorize.
+
+    python3 tools/bench_factorize_memory.py MODEL PASS SHARE
+
+Runs one pass alone to a share of the model's bytes and prints one JSON object. The weights lie in a
+mapped file, and what is mapped is not counted: its pages go where others need the room. Counted is
+anonymous memory (`RssAnon` and `RssShmem` of /proc/self/status, Linux only), sampled by a thread,
+less what there was before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import onnx
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its parts' full names
+
+import onnxslim_rx as rx
+from models import make_gpt2
+from onnxslim_rx import optimizer
+
+BAR_GB = 1.5
+RUNS = {"factorize-gemm": 0.85, "quantize-weights": 0.5}
+"""Passes that run alone, and the share of the bytes that is promised."""
+
+SAMPLES, LENGTH = 8, 16
+_EVERY = 0.005  # seconds between two looks
+
+
+class Peak:
+    """The most anonymous memory, bytes, in all and in each phase, from when it is made."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, int] = {}
+        self.start = self.peak = anonymous()
+        self._running: list[str] = []
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Whatever runs inside belongs to the phase `name`."""
+        self._running.append(name)
+        self._look()
+        try:
+            yield
+        finally:
+            self._look()
+            self._running.pop()
+
+    def _watch(self) -> None:
+        wait = threading.Event()
+        while not wait.wait(_EVERY):
+            self._look()
+
+    def _look(self) -> None:
+        now = anonymous()
+        self.peak = max(self.peak, now)
+        for name in list(self._running):
+            self.phases[name] = max(self.phases.get(name, 0), now)
+
+
+def anonymous() -> int:
+    """Bytes of the process that are no pages of files."""
+    with Path("/proc/self/status").open(encoding="ascii") as status:
+        lines = dict(line.split(":", 1) for line in status)
+    return sum(int(lines[key].split()[0]) << 10 for key in ("RssAnon", "RssShmem"))
+
+
+def run(model: Path, name: str, share: float) -> dict[str, Any]:
+    """Optimize with one pass; bytes of the peak above the start, in all and by phase."""
+    size = _bytes(model)
+    tokens = _vocabulary(model)
+    rng = np.random.default_rng(1)
+    data = [{"input_ids": rng.integers(0, tokens, (1, LENGTH))} for _ in range(SAMPLES)]
+    peak, plain = Peak(), optimizer._Run.phase
+
+    @contextlib.contextmanager
+    def watched(self: Any, phase: str) -> Iterator[None]:
+        with peak.phase(phase), plain(self, phase):
+            yield
+
+    with mock.patch.object(optimizer._Run, "phase", watched):
+        budget = rx.Budget(max_bytes=int(share * size))
+        result = rx.optimize(model, budget=budget, calibration=data, only=[name], progress=False)
+    with tempfile.TemporaryDirectory(dir=model.parent) as folder:
+        output = Path(folder) / model.name
+        with peak.phase("save"):
+            result.save(output)
+        kept = _bytes(output) / size
+    return {
+        "pass": name,
+        "share": share,
+        "kept": kept,
+        "peak_bytes": peak.peak - peak.start,
+        "phases": {name: bytes_ - peak.start for name, bytes_ in peak.phases.items()},
+    }
+
+
+def measure_memory(
+    work: Path,
+    layers: int = make_gpt2.LAYERS,
+    width: int = make_gpt2.WIDTH,
+    *,
+    vocabulary: int = make_gpt2.VOCABULARY,
+    runs: Mapping[str, float] = RUNS,
+) -> list[dict[str, Any]]:
+    """Make the decoder in `work`, unless it is there, and run each pass in a process of its own."""
+    model = work / f"gpt2_{layers}x{width}_{vocabulary}" / "gpt2.onnx"
+    if not model.is_file():
+        make_gpt2.write(model, *make_gpt2.layout(layers, width, vocabulary=vocabulary))
+    found = []
+    for name, share in runs.items():
+        command = [sys.executable, __file__, str(model), name, str(share)]
+        told = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        found.append(json.loads(told.stdout))
+        show(found[-1])
+    return found
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """One line a phase."""
+    print(f"{found['pass']} to {found['share']:.0%} ({found['kept']:.1%}): anonymous memory, MB")
+    for phase, peak in found["phases"].items():
+        print(f"  {phase:20s} {peak / 1e6:7.0f}")
+    print(f"  {'all':20s} {found['peak_bytes'] / 1e6:7.0f}", flush=True)
+
+
+def missed_memory(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The bars that are missed, one clause each."""
+    return [
+        f"memory of {one['pass']}: {one['peak_bytes'] / 1e9:.2f} GB, bar {BAR_GB}"
+        for one in found
+        if one["peak_bytes"] > BAR_GB * 1e9
+    ]
+
+
+def _bytes(model: Path) -> int:
+    """Of a model and the files beside it that hold its weights."""
+    return sum(path.stat().st_size for path in model.parent.glob(model.name + "*"))
+
+
+def _vocabulary(model: Path) -> int:
+    (output,) = onnx.load(model, load_external_data=False).graph.output
+    return int(output.type.tensor_type.shape.dim[-1].dim_value)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure one run."""
+    print(json.dumps(run(Path(argv[0]), argv[1], float(argv[2]))))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
