@@ -18,6 +18,7 @@ from onnxslim_rx.linalg.rank import (
     rank_for_ratio,
     round_rank,
 )
+from onnxslim_rx.linalg.rectified import rectified_energy, rectified_targets
 from onnxslim_rx.linalg.refit import mismatch_energy, reduced_rank_regression, ridge_regression
 from onnxslim_rx.linalg.shared import batched_svd, joint_left_svd, shared_output_basis
 from onnxslim_rx.linalg.svd import Svd, error_curve, svd, truncated_svd
@@ -68,6 +69,8 @@ __all__ = [
     "rank_for_error",
     "rank_for_quality",
     "rank_for_ratio",
+    "rectified_energy",
+    "rectified_targets",
     "reduced_rank_regression",
     "ridge_regression",
     "round_rank",

@@ -146,6 +146,32 @@ def test_without_a_bias_only_kernels_change(rng):
     assert found.after < found.before
 
 
+@pytest.mark.parametrize("name", ["channel-output", "tucker"])
+def test_behind_a_relu_only_what_it_lets_through_counts(name, rng):
+    original, compressed = networks(name, rng)
+    for model in (original, compressed):
+        # most outputs are negative: what is far below zero need not be met
+        b = model.graph.initializers["b"]
+        b.const_value = ir.tensor(contents(model, "b") - 8, name="b")
+        y = model.graph.outputs[0]
+        relu = ir.node("Relu", [y])
+        model.graph.append(relu)
+        y.name, relu.outputs[0].name = "before", "y"
+        model.graph.outputs[0] = relu.outputs[0]
+    linear = clone(compressed)
+    for node in linear.graph:
+        if node.op_type == "Relu":  # hides that it is one
+            node.op_type, node.outputs[0].name = "LeakyRelu", "y"
+            node.attributes.add(ir.AttrFloat32("alpha", 0.0))
+    data = samples(rng, 40)
+    refit(original, linear, data)
+    (found,) = refit(original, compressed, data)
+    wanted = outputs(original, data)
+    left = np.linalg.norm(wanted - outputs(compressed, data))
+    assert left < np.linalg.norm(wanted - outputs(linear, data))
+    assert found.after == pytest.approx(left / np.linalg.norm(wanted), rel=1e-3)
+
+
 def test_a_bias_alone_makes_up_for_a_shift(rng):
     original, compressed = networks("channel-output", rng)
     shifted = clone(original)

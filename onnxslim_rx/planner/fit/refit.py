@@ -8,33 +8,32 @@ fitted already, really give it.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.calibration import ChannelMoments, Dataset, Moments, Stop, walk
 from onnxslim_rx.calibration.collect import MEMORY_BYTES, shapes_of
-from onnxslim_rx.ir import constant, spooled
-from onnxslim_rx.linalg import mismatch_energy
+from onnxslim_rx.ir import spooled
 from onnxslim_rx.planner.fit.chains import Chain
+from onnxslim_rx.planner.fit.fit import Fit
 from onnxslim_rx.planner.fit.forms import forms, weight_names
 from onnxslim_rx.planner.fit.norms import Norm, norms
 from onnxslim_rx.planner.fit.pair import Pair
 from onnxslim_rx.planner.fit.products import target_of
+from onnxslim_rx.planner.fit.rectified import is_rectified
 from onnxslim_rx.planner.fit.refitted import Refitted
 
 __all__ = ["Refitted", "refit"]
 
 Array = npt.NDArray[Any]
-Matrix = npt.NDArray[np.float64]
 
 # Matrices of the size of a layer's weight, and of its Gram matrix, that a fit holds at once.
 _WEIGHTS, _GRAMS = 6, 3
+_KEPT = 4096  # rows to see by what a ReLU lets through
 
 
 def refit(
@@ -91,73 +90,15 @@ def refit(
     return [found[name] for name in order]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Fit:
-    """A layer to fit: where, and what stands there."""
-
-    stop: Stop
-    form: Pair | Chain
-
-    @property
-    def weights(self) -> tuple[str, ...]:
-        """Names of what is fitted."""
-        return self.stop.changes
-
-    def best(self, moments: Moments | ChannelMoments) -> tuple[dict[str, Array], Refitted]:
-        """New contents of the weights, none where they are no better, and what to report."""
-        assert isinstance(moments, Moments)
-        form, bias = self.form, self.form.bias
-        centred = moments if bias is None else _centred(moments)
-        now = form.now()
-        arrays = form.solve(now, centred)
-        change = form.product(arrays) - now
-        if bias is not None:
-            offset = (moments.gap - moments.total @ change) / moments.rows
-            arrays[str(bias.name)] = _shifted(bias, offset)
-        after = math.inf
-        if np.isfinite(change).all():
-            after = mismatch_energy(change, centred.gram, centred.cross, centred.missing)
-        better = after < moments.missing
-        why = "" if better else "no other factors are closer"
-
-        def share(energy: float) -> float:
-            return math.sqrt(energy / moments.wanted) if moments.wanted > 0 else 0.0
-
-        before = share(moments.missing)
-        report = Refitted(
-            self.stop.name, before, share(after) if better else before, moments.rows, why
-        )
-        return arrays if better else {}, report
-
-
-def _centred(moments: Moments) -> Moments:
-    """The moments around the means: what a weight has to do where a bias does the rest."""
-    total, gap, rows = moments.total, moments.gap, moments.rows
-    return dataclasses.replace(
-        moments,
-        gram=moments.gram - np.outer(total, total) / rows,
-        cross=moments.cross - np.outer(total, gap) / rows,
-        missing=max(moments.missing - float(gap @ gap) / rows, 0.0),
-    )
-
-
-def _shifted(bias: ir.Value, offset: Matrix) -> Array:
-    """The contents of a bias plus `offset`, as it is stored."""
-    tensor = constant(bias)
-    assert tensor is not None  # those of forms are constants
-    stored = tensor.numpy()
-    return (stored.astype(np.float64) + offset.reshape(stored.shape)).astype(stored.dtype)
-
-
 def _fits(
     original: ir.Model, compressed: ir.Model, data: Dataset, memory_bytes: int
-) -> tuple[dict[str, _Fit | Norm], dict[str, str]]:
+) -> tuple[dict[str, Fit | Norm], dict[str, str]]:
     """Layers to fit by name, in an order that `walk` wants, and why others are not."""
     wanted, known = _values(original), _values(compressed)
     names = weight_names(original)
     places = {name: number for number, name in enumerate(known)}
     shapes = shapes_of(original, data) if len(data) else {}
-    found: list[tuple[int, int, _Fit | Norm]] = []
+    found: list[tuple[int, int, Fit | Norm]] = []
     skipped: dict[str, str] = {}
     taken: set[str] = set()
     for output, form in forms(original, compressed):
@@ -173,8 +114,18 @@ def _fits(
         columns = form.shape[1]
         target = target_of(output, columns, wanted, known, shapes)
         changes = form.names if form.bias is None else (*form.names, str(form.bias.name))
-        stop = Stop(name, form.layer, target, columns, form.makes_transposed, changes, form.patches)
-        found.append((places[target], places[output], _Fit(stop, form)))
+        rectified = is_rectified(wanted[target]) and is_rectified(known[target])
+        stop = Stop(
+            name,
+            form.layer,
+            target,
+            columns,
+            form.makes_transposed,
+            changes,
+            form.patches,
+            kept=_KEPT if rectified else 0,
+        )
+        found.append((places[target], places[output], Fit(stop, form)))
     for output, norm in norms(original, compressed):
         if isinstance(norm, str):
             skipped[output] = norm
