@@ -12,7 +12,7 @@ import pytest
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import LayerStatistics, Skipped
 from onnxslim_rx.stages import apply_treatments
-from onnxslim_rx_passes import _conv_ranks
+from onnxslim_rx_passes import _conv_inputs, _conv_ranks
 from onnxslim_rx_passes._conv_structures import AUTO, METHODS
 from onnxslim_rx_passes.factorize_conv import FactorizeConv
 from tests.passes.conftest import build
@@ -208,13 +208,13 @@ def test_weightings_by_what_is_known(op, rng):
             used(None, weighting)
 
 
-def test_large_kernels_are_fitted_by_patches_in_closed_form_only(rng):
-    # a Gram matrix of 1,152 columns: 384 x 1152^2 products
-    model = conv_of(noise(rng, 384, 128, 3, 3))
-    found = offers(model, TARGET, white(128, 9), rank=16)
-    used = {options_of(c)["method"]: options_of(c)["weighting"] for c in found}
-    assert used.pop("channel-output") == "patches"
-    assert set(used.values()) == {"channels"}
+def test_large_kernels_are_fitted_by_patches_in_closed_form_only(rng, monkeypatch):
+    model, stats = conv_of(noise(rng, 40, 32, 3, 3)), white(32, 9)
+    for limit, expected in ((40 * 288**2, "patches"), (40 * 288**2 - 1, "channels")):
+        monkeypatch.setattr(_conv_inputs, "_MOST_WORK", limit)
+        found = offers(model, TARGET, stats, method="channel-output,spatial,tucker", ratio=0.5)
+        used = {options_of(c)["method"]: options_of(c)["weighting"] for c in found}
+        assert used == {"channel-output": "patches", "spatial": expected, "tucker": expected}
 
 
 def test_auto_leaves_cp_of_large_kernels_out(rng, monkeypatch):
