@@ -169,7 +169,7 @@ class TensorizeGemm(TensorRanksPass):
     def restore(self, layer: Layer, factors: Factors) -> Factors:
         """The weight, in the layout of the layer's own, that `factors` stand for."""
         if len(factors) == 1:
-            return (as_stored(layer, factors[0]),)
+            return factors
         _, n = weight_of(layer).shape
         return (as_stored(layer, compose(n, factors)),)
 
