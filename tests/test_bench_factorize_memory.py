@@ -24,7 +24,7 @@ def test_a_tiny_decoder_is_measured_by_phase(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = {"factorize-gemm": 0.9}
-    (found,) = measure_memory(tmp_path, 1, 64, vocabulary=50, runs=runs)
+    (found,) = measure_memory(tmp_path, 1, 64, runs=runs)
     assert found["kept"] <= 0.9
     assert {"load", "clean", "calibrate", "search and verify", "save"} <= set(found["phases"])
     assert max(found["phases"].values()) <= found["peak_bytes"] < 200e6

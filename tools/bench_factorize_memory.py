@@ -113,13 +113,21 @@ def measure_memory(
     layers: int = make_gpt2.LAYERS,
     width: int = make_gpt2.WIDTH,
     *,
-    vocabulary: int = make_gpt2.VOCABULARY,
     runs: Mapping[str, float] = RUNS,
 ) -> list[dict[str, Any]]:
-    """Make the decoder in `work`, unless it is there, and run each pass in a process of its own."""
-    model = work / f"gpt2_{layers}x{width}_{vocabulary}" / "gpt2.onnx"
+    """Make the decoder in `work`, unless it is there, and run each pass in a process of its own.
+
+    A smaller one has fewer tokens and positions, so that these take the same share of the bytes.
+    """
+    model = work / f"gpt2_{layers}x{width}" / "gpt2.onnx"
     if not model.is_file():
-        make_gpt2.write(model, *make_gpt2.layout(layers, width, vocabulary=vocabulary))
+        part = layers * width / (make_gpt2.LAYERS * make_gpt2.WIDTH)
+        tokens, positions = (
+            max(LENGTH, round(part * count))
+            for count in (make_gpt2.VOCABULARY, make_gpt2.POSITIONS)
+        )
+        made = make_gpt2.layout(layers, width, vocabulary=tokens, positions=positions)
+        make_gpt2.write(model, *made)
     found = []
     for name, share in runs.items():
         command = [sys.executable, __file__, str(model), name, str(share)]
