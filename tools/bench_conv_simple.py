@@ -159,7 +159,7 @@ def stages(model: Path, setting: Setting) -> dict[str, Stage]:
             (conv_stage, conv_size) if len(site.weight) > 2 else (linear_stage, linear_size)
         )
         if size(setting.method, ranks, site.weight) < math.prod(site.weight):
-            found[site.node.input[1]] = make(setting.method, ranks)
+            found[site.node.input[1]] = make(setting.method, ranks, site.weight)
     return found
 
 
@@ -167,7 +167,7 @@ def _cut(setting: Setting, shape: Sequence[int]) -> tuple[int, int]:
     return min(setting.rank_in, shape[1]), min(setting.rank_out, shape[0])
 
 
-def conv_stage(method: str, ranks: tuple[int, int]) -> Stage:
+def conv_stage(method: str, ranks: tuple[int, int], _: Sequence[int]) -> Stage:
     """A convolution becomes three."""
     options = {"method": method, "weighting": WEIGHTING}
     return Stage(PASS, {**options, "rank_in": ranks[0], "rank_out": ranks[1]})
@@ -179,18 +179,32 @@ def conv_size(_: str, ranks: tuple[int, int], shape: Sequence[int]) -> int:
     return shape[1] * inner + inner * outer * math.prod(shape[2:]) + outer * shape[0]
 
 
-def linear_stage(method: str, ranks: tuple[int, int]) -> Stage:
-    """A Gemm becomes three by Tucker; a train of a matrix has two cars, and one rank."""
-    if method == "tt":
-        return Stage(LINEAR_PASS, {"method": method, "rank": min(ranks)})
-    return Stage(LINEAR_PASS, {"method": method, "rank_in": ranks[0], "rank_out": ranks[1]})
+def linear_stage(method: str, ranks: tuple[int, int], shape: Sequence[int]) -> Stage:
+    """A Gemm becomes three products."""
+    options: dict[str, int | str] = {"method": method, "rank_in": ranks[0], "rank_out": ranks[1]}
+    return Stage(LINEAR_PASS, options | ({"split": _split(ranks, shape)} if method == "tt" else {}))
 
 
 def linear_size(method: str, ranks: tuple[int, int], shape: Sequence[int]) -> int:
-    """Weights of the three, or two."""
-    if method == "tt":
-        return min(ranks) * (shape[0] + shape[1])
-    return conv_size(method, ranks, shape)
+    """Weights of the three, or what they were where there is no such train."""
+    if method != "tt":
+        return conv_size(method, ranks, shape)
+    split = _split(ranks, shape)
+    train = shape[1] * ranks[0] + ranks[0] * split * ranks[1] + ranks[1] * shape[0] // split
+    return train if split > 1 else math.prod(shape)
+
+
+def _split(ranks: tuple[int, int], shape: Sequence[int]) -> int:
+    """The first of the two sides of a train's filters: that with the fewest weights, 1 if none.
+
+    The other side is no smaller than its rank.
+    """
+    filters, (inner, outer) = shape[0], ranks
+    sides = [side for side in range(2, filters) if filters % side == 0]
+    sides = [side for side in sides if filters // side >= outer]
+    return min(
+        sides, key=lambda side: (inner * side * outer + outer * filters // side, -side), default=1
+    )
 
 
 def parameters(path: Path) -> int:
