@@ -72,6 +72,8 @@ def memory_of(reading: Reading) -> int:
     """Bytes that an observer of `reading` holds at most."""
     if reading.kind == "tandem":
         return mismatch_bytes(reading)
+    if reading.kind == "columns":
+        return _buffers(reading)
     if reading.kind != "linear":
         return 8 * reading.size
     first, last = reading.band or (0, reading.size)
@@ -140,12 +142,8 @@ class _Rows:
         self.rows = self.positions = 0
         self.shape: tuple[int, ...] = ()
         self._reading = reading
-        first, last = reading.band or (0, reading.size)
-        self._moment: Moment = (
-            GramMatrix(reading.size)
-            if reading.band is None
-            else GramBand(reading.size, first, last)
-        )
+        first, _ = reading.band or (0, reading.size)
+        self._moment = _moment(reading)
         # the other bands of a matrix need not tell again
         tells = first == 0
         self._channels = Channels(reading.size) if tells else None
@@ -173,15 +171,7 @@ class _Rows:
     def arrays(self) -> dict[str, Array]:
         for (chunk,) in self._chunks.rest():
             self._take(chunk)
-        total = self._moment.total()
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(total.sum(axis=0)).all()
-        if not finite:
-            raise InputError(
-                f"the activations at {self._reading.value.name!r} are too large to be squared",
-                expected="activations below 1e150",
-            )
-        arrays: dict[str, Array] = {"gram": total}
+        arrays = {} if self._moment is None else {"gram": self._finite(self._moment.total())}
         if self._sample is not None and self._channels is not None:
             arrays |= {"sample": self._sample.rows} | self._channels.arrays()
         return arrays
@@ -200,10 +190,29 @@ class _Rows:
             read = patches.read(found, part)
             yield as_rows(read, reading.size, transposed=reading.transposed, masks=())
 
+    def _finite(self, total: Matrix) -> Matrix:
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(total.sum(axis=0)).all()
+        if not finite:
+            raise InputError(
+                f"the activations at {self._reading.value.name!r} are too large to be squared",
+                expected="activations below 1e150",
+            )
+        return total
+
     def _take(self, x: Matrix) -> None:
-        self._moment.add(x, x)
+        if self._moment is not None:
+            self._moment.add(x, x)
         if self._channels is not None:
             self._channels.add(x)
+
+
+def _moment(reading: Reading) -> Moment | None:
+    if reading.kind == "columns":
+        return None
+    if reading.band is None:
+        return GramMatrix(reading.size)
+    return GramBand(reading.size, *reading.band)
 
 
 def _volume(shape: tuple[int, ...]) -> int:

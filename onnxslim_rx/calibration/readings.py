@@ -17,6 +17,9 @@ __all__ = ["Reading", "of_patches", "readings"]
 Gates = tuple[tuple[ir.Value, bool], ...]
 
 _WIDEST = 2304  # 256 channels of 3 x 3; the Gram matrix of wider patches takes more than 42 MB
+# Columns of X of which a Gram matrix is summed up: 2 GiB on disk. That of VGG-16's first linear
+# layer, 25,088 wide, would take 5 GB, and more time than all others together.
+_MOST_COLUMNS = 16384
 _LEAST = 64  # positions read of a sample at least
 # Positions read of all samples, for each column of X. A CNN for CIFAR-10, 512 images, half and a
 # quarter of the filters: the outputs of others were 0.5%, 0.15% and 0.06% worse at 2, 4 and 8 than
@@ -29,8 +32,9 @@ class Reading:
     """One measurement; layers that want the same one share it.
 
     Args:
-        kind: "linear" (the Gram matrix of X and more), "tandem" (see `mismatch`), "channels" (see
-            `channelwise`), "embedding" or "shape" (how much there is of it).
+        kind: "linear" (the Gram matrix of X and more), "columns" (each column of X alone, where
+            there are very many), "tandem" (see `mismatch`), "channels" (see `channelwise`),
+            "embedding" or "shape" (how much there is of it).
         value: the tensor that enters the layer.
         transposed: the rows of X lie along the last axis of `value`, not the one before.
         size: columns of X of a linear layer, rows of an embedding, 0 for a shape.
@@ -128,7 +132,8 @@ def _reading(
         return Reading("embedding", layer.activation, False, dims[0], gates=gates)
     if layer.kind == "linear":
         transposed, width = _orientation(layer, dims)
-        return Reading("linear", layer.activation, transposed, width, gates=gates)
+        kind = "linear" if width <= _MOST_COLUMNS else "columns"
+        return Reading(kind, layer.activation, transposed, width, gates=gates)
     if layer.kind == "recurrent" and layer.weight_index == 1:  # (directions, gates, K)
         return Reading("linear", layer.activation, False, dims[-1], gates=gates)
     return f"layers of the kind {layer.kind!r} are not measured"

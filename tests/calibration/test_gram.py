@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxslim_rx.calibration import moments, observers
+from onnxslim_rx.calibration import moments, observers, readings
 from onnxslim_rx.passbase import Layer
 
 CUTS = [1, 30_000, 1 << 30]  # bytes: at every node, at a few, nowhere
@@ -37,6 +37,27 @@ def test_residual_network_of_dynamic_length(
     assert statistics["wq:q"].shape == (1, 600, 7)
     assert (steps_run[0] == 1) == (memory_bytes == 1 << 30)
     assert memory_bytes != 1 or steps_run[0] >= 8
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 1 << 30])
+def test_of_very_many_columns_each_is_seen_alone(
+    rng, monkeypatch, memory_bytes, model_of, layers_of, collect, noise
+):
+    monkeypatch.setattr(readings, "_MOST_COLUMNS", 8)
+    model = model_of(
+        "float[N,9] x => float[N,5] y", "h = MatMul(x, v)  y = MatMul(h, w)",
+        v=noise(rng, 9, 8), w=noise(rng, 8, 5),
+    )  # fmt: skip
+    rows = rng.standard_normal((40, 9)).astype(np.float32)
+    data = [{"x": part} for part in np.split(rows, 4)]
+    found = collect(model, layers_of(model), data, memory_bytes=memory_bytes)
+    wide, narrow = (found[name] for name in sorted(found, key=lambda n: "v" not in n))
+    assert wide.gram is None
+    assert narrow.gram is not None
+    assert wide.rows == 40
+    assert wide.mean_abs == pytest.approx(np.abs(rows).mean(axis=0), rel=1e-5)
+    assert wide.sample is not None
+    assert wide.sample.shape == (40, 9)
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 1 << 30])
