@@ -152,7 +152,12 @@ class _Run:
             self.reference = Runner(path if path is not None else self.original)
             self.synthetic = options.calibration is None
             self.parts, note = samples(
-                self.original, self.reference, options.calibration, options.seed, self.metric
+                self.original,
+                self.reference,
+                options.calibration,
+                options.seed,
+                self.metric,
+                proves=self.budget.limits_quality,
             )
             self.notes += [note] if note else []
             # nothing can be confirmed on made-up samples, nor on those that were fitted to

@@ -97,14 +97,18 @@ def samples(
     calibration: Calibration | None,
     seed: int,
     metric: Metric | None,
+    *,
+    proves: bool,
 ) -> tuple[Split, str]:
     """The user's samples in three parts, or made-up ones, and what to tell the user of them.
+
+    `proves`: see `calibration.split`.
 
     Raises:
         InputError: the data does not fit the model, or there is a metric and no data.
     """
     if calibration is not None:
-        parts = split(load_data(calibration, reference.inputs, reference), seed)
+        parts = split(load_data(calibration, reference.inputs, reference), seed, proves=proves)
         return parts, f"{parts.reason[0].upper()}{parts.reason[1:]}." if parts.weak else ""
     if metric is not None:
         raise InputError(

@@ -22,9 +22,9 @@ class Split:
     """Samples in parts.
 
     Args:
-        calibrate: statistics and fitting see these, half of all.
-        select: the planner's measurements see these, a quarter.
-        confirm: seen once, at the end, a quarter.
+        calibrate: statistics and fitting see these.
+        select: the planner's measurements see these.
+        confirm: seen once, at the end.
         weak: the parts are the same samples, so that the confirmation proves little.
         reason: why it is weak, in one sentence; empty if it is not.
     """
@@ -36,11 +36,19 @@ class Split:
     reason: str = ""
 
 
-def split(data: Dataset, seed: int) -> Split:
-    """Split `data` by a seeded permutation: 50%, 25%, 25%; each part keeps the data's order.
+def split(data: Dataset, seed: int, *, proves: bool = True) -> Split:
+    """Split `data` by a seeded permutation; each part keeps the data's order.
+
+    A quarter each selects and confirms, the rest calibrates; an eighth each where no promise about
+    quality has to be proved: more data for the fits is worth more then.
 
     The steps of a sequence stay together. With fewer than 8 samples, or 4 sequences, all parts
     are all samples and the split is marked as weak.
+
+    Args:
+        data: the samples.
+        seed: of the permutation.
+        proves: whether a promise about quality is to be proved.
 
     Raises:
         InputError: there are no samples.
@@ -58,8 +66,8 @@ def split(data: Dataset, seed: int) -> Split:
         )
         return Split(data, data, data, weak=True, reason=reason)
     order = np.random.default_rng(seed).permutation(count)
-    quarter = count // 4
-    parts = np.split(order, [count - 2 * quarter, count - quarter])
+    held = max(count // (4 if proves else 8), 1)
+    parts = np.split(order, [count - 2 * held, count - held])
     calibrate, select, confirm = (
         _part(data, np.flatnonzero(np.isin(owner, part)), groups) for part in parts
     )

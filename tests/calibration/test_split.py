@@ -27,6 +27,15 @@ def test_split_parts_are_disjoint_and_seeded(count):
     assert [int(sample["x"][0]) for sample in other.calibrate] != numbers[0]
 
 
+@pytest.mark.parametrize("count", [8, 15, 16, 512])
+def test_without_a_promise_to_prove_less_is_held_back(count):
+    parts = split([{"x": np.array([n])} for n in range(count)], seed=1, proves=False)
+    held = max(count // 8, 1)
+    assert [len(p) for p in (parts.calibrate, parts.select, parts.confirm)] == [
+        count - 2 * held, held, held,
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("count", range(1, 8))
 def test_few_samples_are_shared_and_said_to_be_weak(count):
     data = [{"x": np.array([number])} for number in range(count)]
