@@ -20,6 +20,7 @@ from onnxslim_rx.linalg.rank import (
 )
 from onnxslim_rx.linalg.rectified import rectified_energy, rectified_targets
 from onnxslim_rx.linalg.refit import mismatch_energy, reduced_rank_regression, ridge_regression
+from onnxslim_rx.linalg.row_network import row_network_regression
 from onnxslim_rx.linalg.shared import batched_svd, joint_left_svd, shared_output_basis
 from onnxslim_rx.linalg.svd import Svd, error_curve, svd, truncated_svd
 from onnxslim_rx.linalg.tensor import fold, mode_product, mode_products, unfold
@@ -74,6 +75,7 @@ __all__ = [
     "reduced_rank_regression",
     "ridge_regression",
     "round_rank",
+    "row_network_regression",
     "scaled_svd",
     "shared_output_basis",
     "svd",

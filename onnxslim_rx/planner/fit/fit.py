@@ -14,8 +14,7 @@ import onnx_ir as ir
 from onnxslim_rx.calibration import ChannelMoments, Moments, Stop
 from onnxslim_rx.ir import constant
 from onnxslim_rx.linalg import mismatch_energy, rectified_energy
-from onnxslim_rx.planner.fit.chains import Chain
-from onnxslim_rx.planner.fit.pair import Pair
+from onnxslim_rx.planner.fit.forms import Form
 from onnxslim_rx.planner.fit.rectified import Change, fit_rectified
 from onnxslim_rx.planner.fit.refitted import Refitted
 
@@ -30,7 +29,7 @@ class Fit:
     """A layer to fit: where, and what stands there."""
 
     stop: Stop
-    form: Pair | Chain
+    form: Form
 
     @property
     def weights(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import onnx_ir as ir
 
@@ -11,11 +12,14 @@ from onnxslim_rx.passbase import Skipped
 from onnxslim_rx.planner.fit.chains import Chain, chain_of, own_bias
 from onnxslim_rx.planner.fit.pair import Pair
 from onnxslim_rx.planner.fit.products import Product, main_products, pairs
+from onnxslim_rx.planner.fit.tensors import Tensor, is_tensorized, tensor_of
 
-__all__ = ["forms", "weight_names"]
+__all__ = ["Form", "forms", "weight_names"]
+
+Form: TypeAlias = Pair | Chain | Tensor
 
 
-def forms(original: ir.Model, compressed: ir.Model) -> Iterator[tuple[str, Pair | Chain | str]]:
+def forms(original: ir.Model, compressed: ir.Model) -> Iterator[tuple[str, Form | str]]:
     """The output of each layer in a new form, and the form, or why it cannot be fitted.
 
     Args:
@@ -23,16 +27,21 @@ def forms(original: ir.Model, compressed: ir.Model) -> Iterator[tuple[str, Pair 
         compressed: with factorized layers, whose outputs kept their names.
     """
     wanted = {str(v.name): v for node in original.graph for v in node.outputs if v.name}
-    convolved: set[str] = set()
+    matrices = _matrices(original)
+    done: set[str] = set()
     for node in compressed.graph:
         output = str(node.outputs[0].name)
         before = wanted[output].producer() if output in wanted else None
-        if before is None or not _is_chain(node, before):
+        if before is None:
             continue
-        convolved.add(output)
-        yield output, chain_of(node, before)
-    every = {str(v.name) for node in nodes(original) for v in node.outputs} - convolved
-    matrices = _matrices(original)
+        if is_tensorized(node):
+            yield output, tensor_of(node, matrices.get(output))
+        elif _is_chain(node, before):
+            yield output, chain_of(node, before)
+        else:
+            continue
+        done.add(output)
+    every = {str(v.name) for node in nodes(original) for v in node.outputs} - done
     for one in pairs(compressed, every):
         output = one.where if isinstance(one, Skipped) else str(one[1].layer.output.name)
         if isinstance(one, Skipped):

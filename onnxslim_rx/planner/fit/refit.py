@@ -18,11 +18,9 @@ import onnx_ir as ir
 from onnxslim_rx.calibration import ChannelMoments, Dataset, Moments, Stop, walk
 from onnxslim_rx.calibration.collect import MEMORY_BYTES, shapes_of
 from onnxslim_rx.ir import spooled
-from onnxslim_rx.planner.fit.chains import Chain
 from onnxslim_rx.planner.fit.fit import Fit
-from onnxslim_rx.planner.fit.forms import forms, weight_names
+from onnxslim_rx.planner.fit.forms import Form, forms, weight_names
 from onnxslim_rx.planner.fit.norms import Norm, norms
-from onnxslim_rx.planner.fit.pair import Pair
 from onnxslim_rx.planner.fit.products import target_of
 from onnxslim_rx.planner.fit.rectified import is_rectified
 from onnxslim_rx.planner.fit.refitted import Refitted
@@ -135,7 +133,7 @@ def _fits(
     return {fit.stop.name: fit for _, _, fit in found}, skipped
 
 
-def _too_large(form: Pair | Chain, memory_bytes: int) -> str:
+def _too_large(form: Form, memory_bytes: int) -> str:
     k, columns = form.shape
     if 8 * (_WEIGHTS * k * columns + _GRAMS * k * k) <= memory_bytes:
         return ""
