@@ -96,6 +96,7 @@ _ORDER: tuple[str, ...] = (
     "merge-convs",
     "merge-gemms",
     "merge-matmuls",
+    "move-bias",
     "move-scalar",
     "replace-einsum",
     "replace-transposed-batchnorm",

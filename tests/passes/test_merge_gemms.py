@@ -36,6 +36,31 @@ def test_more_axes_and_transposed_activations(rewrite, rng):
     assert rewrite(MergeGemms(), text, weights_of(rng), tolerance=TOLERANCE).ops == ["Gemm"]
 
 
+@pytest.mark.parametrize(
+    ("axes", "second", "ops"),
+    [
+        ("N, 3", "MatMul(q, v)", ["MatMul", "Add"]),
+        ("N", "MatMul(q, v)", ["MatMul", "Add"]),
+        ("N", "Gemm<alpha = 2.0, beta = 0.5>(q, v, c)", ["Gemm"]),
+        ("N, 3", "MatMul(q, v)  y = Add(r, d)", ["MatMul", "Add", "Add"]),
+    ],
+)
+def test_an_add_between(rewrite, rng, axes, second, ops):
+    made = second if "y =" in second else f"{second}  y = Identity(r)"
+    text = f"""g (float[{axes}, 8] x) => (float[{axes}, 4] y) {{
+        p = MatMul(x, w)  q = Add(p, b)  r = {made} }}"""
+    weights = weights_of(rng) | {"d": rng.standard_normal(4).astype("f")}
+    done = rewrite(MergeGemms(), text, weights, tolerance=2 * TOLERANCE)
+    assert [op for op in done.ops if op != "Identity"] == ops
+
+
+def test_an_add_between_of_factors_stays(rewrite, rng):
+    text = """g (float[N, 3, 8] x) => (float[N, 3, 4] y) {
+        p = MatMul(x, w)  q = Add(p, b)  y = MatMul(q, v) }"""
+    done = rewrite(MergeGemms(), text, weights_of(rng, 2), tolerance=TOLERANCE)
+    assert done.reasons == ["the merged weight would not be smaller"]
+
+
 def test_float16_and_bodies(rewrite, rng):
     text = """g (bool k, float16[N, 8] x) => (float16[N, C] y) { y = If(k)
     <then_branch = t () => (float16[N, 4] u) { p = Gemm(x, w, b)  u = MatMul(p, v) },
