@@ -108,8 +108,9 @@ def test_options_of_the_tutorial_are_there(tutorial, capsys):
 
 
 def test_passes_of_the_tutorial_are_those_that_factorize(tutorial):
-    told = set(re.findall(r"^\| (factorize-[a-z]+) \|", tutorial, re.MULTILINE))
-    assert told == {name for name in registry.all_passes() if name.startswith("factorize-")}
+    told = set(re.findall(r"^\| ((?:factorize|tensorize)-[a-z]+) \|", tutorial, re.MULTILINE))
+    kinds = ("factorize-", "tensorize-")
+    assert told == {name for name in registry.all_passes() if name.startswith(kinds)}
 
 
 def test_the_plan_of_the_tutorial_can_be_read(tutorial):
