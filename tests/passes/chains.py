@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim_rx.passbase import LayerStatistics, Skipped, Stage
+from onnxslim_rx.passbase import Candidate, LayerStatistics, Skipped, Stage
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.stages import apply_treatments
+from onnxslim_rx.targets import load_target
 from onnxslim_rx_passes._chain_parts import Chain
 from onnxslim_rx_passes.factorize_chains import FactorizeChains
 from tests.passes.conftest import build
 
 Array = npt.NDArray[Any]
+FINE = dataclasses.replace(load_target("ort-cpu"), rank_multiple=1, min_rank=1)
 
 # nodes; shapes of the weights in them; shape of x. "b" is the bias of the first, "c" of the last
 LINEAR: dict[str, tuple[str, dict[str, tuple[int, ...]], tuple[int, ...]]] = {
@@ -127,6 +130,14 @@ def chain_of(model: ir.Model, one: FactorizeChains | None = None) -> Chain:
     (found,) = (one or FactorizeChains(min_elements=1)).layers(model)
     assert isinstance(found, Chain), found
     return found
+
+
+def offers(
+    model: ir.Model, stats: LayerStatistics | None = None, **options: Any
+) -> list[Candidate]:
+    """Candidates of the only chain."""
+    one = FactorizeChains(**{"min_elements": 1, **options})
+    return list(one.candidates(chain_of(model, one), stats, FINE))
 
 
 def reasons(model: ir.Model, **options: Any) -> list[str]:

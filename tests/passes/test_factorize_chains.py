@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,38 +9,28 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import clone
 from onnxslim_rx.passbase import Candidate, LayerStatistics, Stage
 from onnxslim_rx.stages import apply_treatments
-from onnxslim_rx.targets import load_target
 from onnxslim_rx_passes.factorize_chains import FactorizeChains
 from onnxslim_rx_passes.factorize_conv import FactorizeConv
 from onnxslim_rx_passes.factorize_gemm import FactorizeGemm
 from tests.passes.chains import (
     CONV,
+    FINE,
     LINEAR,
     carried_out,
     chain_of,
     constants,
     model_of,
+    offers,
     output,
-    reasons,
     restored,
 )
 from tests.passes.conftest import build
 
-FINE = dataclasses.replace(load_target("ort-cpu"), rank_multiple=1, min_rank=1)
 NAME = FactorizeChains.name
 Rng = np.random.Generator
-
-
-def offers(
-    model: ir.Model, stats: LayerStatistics | None = None, **options: Any
-) -> list[Candidate]:
-    """Candidates of the only chain."""
-    one = FactorizeChains(**{"min_elements": 1, **options})
-    return list(one.candidates(chain_of(model, one), stats, FINE))
 
 
 def distance(one: Any, other: Any) -> float:
@@ -134,6 +123,18 @@ def test_errors_of_matrices_are_those_of_the_output(case: str, rng: Rng) -> None
         assert error <= lost(stretched, blind, None, x) * 1.001
 
 
+def test_errors_by_patches_of_groups_are_those_of_the_output(rng: Rng) -> None:
+    nodes, shapes, _ = CONV["groups"]
+    weights = {name: rng.standard_normal(shape).astype("f") for name, shape in shapes.items()}
+    model = build(f"g (float[200, 10, 8] x) => (float[?, ?, ?] y) {{ {nodes} }}", weights)
+    x = np.cumsum(rng.standard_normal((200, 10, 8)), axis=2).astype("f")
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 3, axis=2)  # (N, C, L, 3)
+    stats = statistics(x, lambda _: windows.transpose(0, 2, 1, 3).reshape(-1, 30))
+    for candidate in offers(model, stats):
+        assert candidate.error == pytest.approx(lost(model, candidate, stats, x), rel=0.05)
+
+
 def test_patches_and_channels_weigh_convolutions(rng: Rng) -> None:
     model = model_of("spatial", rng)
     x = np.cumsum(rng.standard_normal((2, 5, 8, 8)), axis=2).astype("f")  # rows alike
@@ -203,103 +204,6 @@ def test_options_settle_the_ranks(rng: Rng) -> None:
     assert 0.1 < near.error <= 0.3
     assert offers(model, max_rel_error=0.0) == []
     assert offers(model, min_saving=0.99) == []
-
-
-OTHERS = {
-    "an activation between": ("m = MatMul(x, w)  n = Relu(m)  y = MatMul(n, v)", None),
-    "read elsewhere": ("m = MatMul(x, w)  n = MatMul(m, v)  y = Concat<axis = 1>(m, n)", None),
-    "the other axis": ("m = MatMul(x, w)  y = MatMul(v, m)", None),
-    "one weight twice": ("m = MatMul(x, w)  y = MatMul(m, w)", None),
-    "times zero": ("m = Gemm<alpha = 0.0>(x, w)  y = MatMul(m, v)", "it is multiplied by zero"),
-    "a bias of another shape": (
-        "m = Gemm(x, w, s)  y = MatMul(m, v)",
-        "the bias of its first part is no row",
-    ),
-    "a bias inside": (
-        "m = MatMul(x, w)  n = Gemm(m, v, b)  y = MatMul(n, u)",
-        "a bias is added inside",
-    ),
-    "a shared bias": (
-        "m = Gemm(x, w, b)  n = MatMul(m, v)  y = Add(n, b)",
-        "the bias of its first part is computed, or shared",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", OTHERS)
-def test_what_is_no_chain(case: str, rng: Rng) -> None:
-    nodes, why = OTHERS[case]
-    sizes: dict[str, tuple[int, ...]] = {
-        "w": (8, 8),
-        "v": (8, 8),
-        "u": (8, 8),
-        "b": (8,),
-        "s": (1,),
-    }
-    used = {name: rng.standard_normal(size).astype("f") for name, size in sizes.items()}
-    used = {
-        name: array for name, array in used.items() if f", {name}" in nodes or f"({name}" in nodes
-    }
-    model = build(f"g (float[8, 8] x) => (float[?, ?] y) {{ {nodes} }}", used)
-    (*found,) = FactorizeChains(min_elements=1).layers(model)
-    assert len(found) == (0 if why is None else 1)
-    if why is not None:
-        assert why in reasons(model)[0]
-
-
-def test_long_rows_are_taken_apart(rng: Rng) -> None:
-    sizes = {"a": (9, 8, 1), "b": (8, 8, 3), "c": (8, 1, 3), "d": (9, 8, 1), "e": (8, 9, 3)}
-    weights = {name: rng.standard_normal(size).astype("f") for name, size in sizes.items()}
-    nodes = (
-        "p = Conv(x, a)  q = Conv(p, b)  r = Conv<group = 8>(q, c)  s = Conv(r, d) y = Conv(s, e)"
-    )
-    weights["a"] = weights["a"][:8]
-    model = build(f"g (float[1, 8, 20] x) => (float[?, ?, ?] y) {{ {nodes} }}", weights)
-    chain = chain_of(model)
-    assert chain.name == "b * c * d"  # a and e are left over
-    assert chain.method == "cp"
-
-
-def test_refusals(rng: Rng) -> None:
-    model = model_of("matmuls", rng)
-    assert reasons(model, min_elements=500) == ["chain of 2: 456 entries, below 500"]
-    assert reasons(model, max_side=19) == ["chain of 2: reads 20, above 19"]
-    chain, one = chain_of(model), FactorizeChains(min_elements=1)
-    stages: dict[str, dict[str, int | float | str | bool]] = {
-        "rank 13 does not fit: expected 1 to 12": {"rank": 13},
-        "rank is missing": {},
-        "no statistics": {"rank": 3, "weighting": "channels"},
-    }
-    for why, options in stages.items():
-        (refused,) = apply_treatments(
-            model, [(chain, (Stage(NAME, options),), None)], {one.name: one}
-        )
-        assert why in refused.why
-    with pytest.raises(InputError, match="no statistics"):
-        offers(model, weighting="channels")
-    model.graph.initializers["w1"].const_value = ir.tensor(np.full((12, 18), np.nan, "f"))
-    assert offers(model) == []
-    (refused,) = apply_treatments(
-        model, [(chain, (Stage(NAME, {"rank": 3}),), None)], {one.name: one}
-    )
-    assert "NaN" in refused.why
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"ratio": 1.0},
-        {"max_rel_error": -0.1},
-        {"weighting": "patches"},
-        {"min_saving": 1.0},
-        {"min_elements": 0},
-        {"max_side": 0},
-        {"ratio": 0.5, "max_rel_error": 0.5},
-    ],
-)
-def test_options_outside_their_range(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="factorize-chains"):
-        FactorizeChains(**options)
 
 
 def test_float16(rng: Rng) -> None:
