@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnxslim_rx.calibration import ChannelMoments, Dataset, Moments, Stop, walk
 from onnxslim_rx.calibration.collect import MEMORY_BYTES, shapes_of
 from onnxslim_rx.ir import spooled
+from onnxslim_rx.planner.fit.chains import Chain
 from onnxslim_rx.planner.fit.fit import Fit
 from onnxslim_rx.planner.fit.forms import Form, forms, weight_names
 from onnxslim_rx.planner.fit.norms import Norm, norms
@@ -31,6 +32,9 @@ Array = npt.NDArray[Any]
 
 # Matrices of the size of a layer's weight, and of its Gram matrix, that a fit holds at once.
 _WEIGHTS, _GRAMS = 6, 3
+# Multiply-adds of a product of a kernel with the Gram matrix of its patches, of which the fit of a
+# chain takes some 80: 3 s in one thread.
+_MOST_WORK = 1 << 30
 _KEPT = 4096  # rows to see by what a ReLU lets through
 
 
@@ -135,9 +139,11 @@ def _fits(
 
 def _too_large(form: Form, memory_bytes: int) -> str:
     k, columns = form.shape
-    if 8 * (_WEIGHTS * k * columns + _GRAMS * k * k) <= memory_bytes:
-        return ""
-    return f"a fit of {k} x {columns} takes more than {memory_bytes >> 20} MiB"
+    if 8 * (_WEIGHTS * k * columns + _GRAMS * k * k) > memory_bytes:
+        return f"a fit of {k} x {columns} takes more than {memory_bytes >> 20} MiB"
+    if isinstance(form, Chain) and columns * k * k > _MOST_WORK:
+        return f"a fit of patches of {k} numbers to {columns} filters takes too long"
+    return ""
 
 
 def _values(model: ir.Model) -> dict[str, ir.Value]:
