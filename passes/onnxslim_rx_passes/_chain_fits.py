@@ -21,6 +21,7 @@ from onnxslim_rx.linalg import cp, cp_full, error_curve, truncated_svd, tucker, 
 from onnxslim_rx.linalg.moments import ridge, triangular_root
 from onnxslim_rx.passbase import Array, LayerStatistics
 from onnxslim_rx_passes._chain_parts import Chain, read, write
+from onnxslim_rx_passes._conv_decompose import cp_sweeps
 from onnxslim_rx_passes._memo import Memo, digest
 
 __all__ = ["ChainFits"]
@@ -75,6 +76,10 @@ class ChainFits:
         ends = (min(shape),) if len(shape) == 2 else (shape[0], shape[-1])
         return tuple(min(a, b) for a, b in zip(ends, self._chain.ranks, strict=True))
 
+    def guesses(self, ranks: Ranks) -> Matrix:
+        """What tells ranks of one share apart, (N,), at little cost: see `errors`."""
+        return 1.0 / ranks[:, 0] if self._chain.method == "cp" else self.errors(ranks)
+
     def errors(self, ranks: Ranks) -> Matrix:
         """Relative errors (N,) of what the chain computes, for ranks (N, number of ranks)."""
         if self._chain.method == "cp":
@@ -107,6 +112,8 @@ class ChainFits:
 
     def _probed(self, ranks: Ranks) -> Matrix:
         """Errors from a few fits; a milder cut counts as no worse."""
+        if not len(ranks):
+            return np.zeros(0)
         order = np.argsort(-ranks[:, 0], kind="stable")
         picks = order[np.unique(np.linspace(0, len(order) - 1, _PROBES).astype(int))]
         squares = np.zeros(len(picks))
@@ -201,7 +208,8 @@ def _terms(core: _Core, rank: int) -> list[Matrix]:
     if not core.tensor.any():  # of a chain that is only timed
         return [np.zeros((side, rank)) for side in core.tensor.shape]
     key = digest([core.tensor, *core.terms]), rank
-    return _FITS.get(key, lambda: cp(core.tensor, rank, start=core.terms))
+    sweeps = cp_sweeps(core.tensor.size, rank)
+    return _FITS.get(key, lambda: cp(core.tensor, rank, sweeps=sweeps, start=core.terms))
 
 
 def _balanced(kernels: list[Matrix], bias: Matrix | None) -> tuple[list[Matrix], Matrix | None]:

@@ -35,7 +35,7 @@ from onnxslim_rx_passes._conv_structures import PAIRS, Structure
 from onnxslim_rx_passes._factors import factorize, plain_curve
 from onnxslim_rx_passes._memo import Memo, digest
 
-__all__ = ["Decomposition"]
+__all__ = ["Decomposition", "cp_sweeps"]
 
 Matrix = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int64]
@@ -201,6 +201,12 @@ class Decomposition:
         return _balanced(structure, fitted[::-1])
 
 
+def cp_sweeps(entries: int, rank: int) -> int:
+    """Sweeps that a CP decomposition of a tensor of so many entries may take."""
+    least, most = _CP_SWEEPS
+    return min(max(_CP_WORK // (entries * rank), least), most)
+
+
 def _cut(structure: Structure, ranks: Sequence[int], kernel: Kernels) -> Factors:
     """The parts of a chain whose product is nearest to a kernel (M, C, *k)."""
     inner = structure.parts[1:-1]
@@ -217,8 +223,7 @@ def _cut(structure: Structure, ranks: Sequence[int], kernel: Kernels) -> Factors
     if structure.is_cp:
         sides = [int(np.prod([kernel.shape[2 + axis] for axis in part.axes])) for part in inner]
         merged = _three(kernel).reshape(kernel.shape[1], *sides, len(kernel))
-        least, most = _CP_SWEEPS
-        sweeps = min(max(_CP_WORK // (kernel.size * int(ranks[0])), least), most)
+        sweeps = cp_sweeps(kernel.size, int(ranks[0]))
         left, *inside, right = cp(merged, ranks[0], sweeps=sweeps)
         shapes = [[-1, *(kernel.shape[2 + axis] for axis in part.axes)] for part in inner]
         return [left.T, *(k.T.reshape(s) for k, s in zip(inside, shapes, strict=True)), right]

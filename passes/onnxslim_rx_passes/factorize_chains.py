@@ -127,9 +127,12 @@ class FactorizeChains(CompressionPass):
             inside = shares <= 1.0 - self.min_saving + _EPS
             every, shares = every[inside], shares[inside]
             if len(every):
-                errors = fits.errors(every)
-                for pick in self._picks(shares, errors):
-                    yield _candidate(self.name, chain, every[pick], float(errors[pick]), known)
+                bounded = self.max_rel_error is not None
+                every = every[
+                    self._picks(shares, (fits.errors if bounded else fits.guesses)(every))
+                ]
+                for ranks, error in zip(every, fits.errors(every), strict=True):
+                    yield _candidate(self.name, chain, ranks, float(error), known)
                 return
             if self.ratio is None and self.max_rel_error is None:
                 return  # a ladder holds what runs fast
