@@ -16,8 +16,10 @@ from onnxslim_rx.passbase import CompressionPass, Layer
 from onnxslim_rx.pipeline import clean
 from onnxslim_rx.stages import apply_treatments
 from onnxslim_rx.targets import load_target
+from onnxslim_rx_passes.factorize_chains import FactorizeChains
 from onnxslim_rx_passes.factorize_conv import FactorizeConv
 from onnxslim_rx_passes.factorize_gemm import FactorizeGemm
+from tests.passes.conftest import build
 
 BUDGET = rx.Budget(min_cosine=0.99, minimize="bytes")
 CHAINS = "factorize-chains"
@@ -115,3 +117,45 @@ def test_factors_are_cut_and_rounded_in_one_plan(factorized: Path, root: Path) -
         options={CHAINS: {"min_elements": 1024}},
     )
     assert weights(again.model) == weights(both.model)
+
+
+# as torch exports modules in a row, each with a bias; the biases that the clean-up leaves
+OTHERS: dict[str, tuple[Any, ...]] = {
+    "linear": (
+        "float[2, 5, 24] x",
+        "m = MatMul(x, w0)  n = Add(m, b0)  o = MatMul(n, w1)  y = Add(o, b1)",
+        {"w0": (24, 9), "b0": (9,), "w1": (9, 20), "b1": (20,)},
+        ["MatMul", "MatMul", "Add"],
+        False,
+    ),
+    "tucker": (
+        "float[2, 24, 8, 8] x",
+        "m = Conv(x, w0, b0)  n = Conv<pads = [1, 1, 1, 1]>(m, w1, b1)  y = Conv(n, w2, b2)",
+        {"w0": (9, 24, 1, 1), "b0": (9,), "w1": (8, 9, 3, 3), "b1": (8,)}
+        | {"w2": (20, 8, 1, 1), "b2": (20,)},
+        ["Conv", "Conv", "Conv"],
+        True,  # it lies in front of padding
+    ),
+    "dearer than what it stands for": (
+        "float[2, 6, 8, 8] x",
+        "m = Conv(x, w0)  n = Conv<pads = [1, 1, 1, 1], group = 40>(m, w1, b1)"
+        "  y = Conv(n, w2, b2)",
+        {"w0": (40, 6, 1, 1), "w1": (40, 1, 3, 3), "b1": (40,), "w2": (8, 40, 1, 1), "b2": (8,)},
+        ["Conv"],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_rows_of_modules_are_chains(case: str, rng: np.random.Generator) -> None:
+    entering, nodes, shapes, ops, biased = OTHERS[case]
+    weights = {name: rng.standard_normal(shape).astype("f") for name, shape in shapes.items()}
+    unknown = ", ".join(["?"] * (entering.count(",") + 1))
+    model = build(f"g ({entering}) => (float[{unknown}] y) {{ {nodes} }}", weights)
+    cleaned = clean(model).model  # compared with the model as it was
+    assert [node.op_type for node in cleaned.graph] == ops
+    found = list(FactorizeChains(min_elements=1).layers(cleaned))
+    assert [getattr(chain, "biased", None) for chain in found] == (
+        [] if biased is None else [biased]
+    )
