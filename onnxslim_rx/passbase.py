@@ -24,6 +24,7 @@ from onnxslim_rx.targets import Target
 
 __all__ = [
     "KEEP",
+    "MOST_COLUMNS",
     "Candidate",
     "CompressionPass",
     "Evaluate",
@@ -159,6 +160,10 @@ class Candidate:
     def __str__(self) -> str:
         return " + ".join(map(str, self.stages)) or "keep"
 
+
+MOST_COLUMNS = 16384
+"""Columns of X of which a Gram matrix is summed up: 2 GiB on disk. That of VGG-16's first linear
+layer, 25,088 wide, would take 5 GB, and more time than all others together."""
 
 KEEP: tuple[Stage, ...] = ()
 """The stages of the candidate that is always there: leave the layer alone."""

@@ -10,16 +10,13 @@ import onnx_ir as ir
 from onnxslim_rx.analysis import Shape
 from onnxslim_rx.calibration.patches import Patches
 from onnxslim_rx.ir import bodies
-from onnxslim_rx.passbase import Layer
+from onnxslim_rx.passbase import MOST_COLUMNS, Layer
 
 __all__ = ["Reading", "of_patches", "readings"]
 
 Gates = tuple[tuple[ir.Value, bool], ...]
 
 _WIDEST = 2304  # 256 channels of 3 x 3; the Gram matrix of wider patches takes more than 42 MB
-# Columns of X of which a Gram matrix is summed up: 2 GiB on disk. That of VGG-16's first linear
-# layer, 25,088 wide, would take 5 GB, and more time than all others together.
-_MOST_COLUMNS = 16384
 _LEAST = 64  # positions read of a sample at least
 # Positions read of all samples, for each column of X. A CNN for CIFAR-10, 512 images, half and a
 # quarter of the filters: the outputs of others were 0.5%, 0.15% and 0.06% worse at 2, 4 and 8 than
@@ -132,7 +129,7 @@ def _reading(
         return Reading("embedding", layer.activation, False, dims[0], gates=gates)
     if layer.kind == "linear":
         transposed, width = _orientation(layer, dims)
-        kind = "linear" if width <= _MOST_COLUMNS else "columns"
+        kind = "linear" if width <= MOST_COLUMNS else "columns"
         return Reading(kind, layer.activation, transposed, width, gates=gates)
     if layer.kind == "recurrent" and layer.weight_index == 1:  # (directions, gates, K)
         return Reading("linear", layer.activation, False, dims[-1], gates=gates)

@@ -33,6 +33,10 @@ Matrix = npt.NDArray[np.float64]
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.42, 0.34, 0.27, 0.2, 0.15, 0.1)
 """Shares of the parameters kept that the ladder offers."""
 
+# From this side on a ladder only has ranks below this share of it, which a randomized method finds in
+# seconds (4,096 x 4,096: 3 s); the others take half a minute each.
+_LARGE, _FEW = 2048, 1 / 6
+
 _RULES = {"evbmf": evbmf_rank, "mdl": mdl_rank}
 _CHOOSE = ("rank", "ratio", "energy", "max_rel_error", "min_quality", "rule")
 
@@ -95,9 +99,15 @@ class LowRankPass(CompressionPass):
         return {value}
 
     def largest(self, k: int, n: int) -> int:
-        """The largest rank whose two factors save enough of K x N; 0: none does."""
+        """The largest rank whose two factors save enough of K x N; 0: none does.
+
+        Of a ladder for a large matrix: the largest that does not take long to find.
+        """
         allowed = math.floor((1.0 - self.min_saving) * k * n / (k + n) + 1e-9)
-        return min(allowed, (k * n - 1) // (k + n))
+        allowed = min(allowed, (k * n - 1) // (k + n))
+        side = min(k, n)
+        ladder = all(getattr(self, name) is None for name in _CHOOSE)
+        return min(allowed, int(_FEW * side)) if ladder and side > _LARGE else allowed
 
     def ranks(
         self,

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnxslim_rx.analysis.facts import Facts
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import (
+    MOST_COLUMNS,
     Candidate,
     Factors,
     Layer,
@@ -109,6 +110,11 @@ class FactorizeGemm(LowRankPass):
         shape = tensor_of(layer.weight).shape.numpy()
         if (side := min(shape[-2:])) > self.max_side:
             return f"{layer.op}: smaller side {side}, above {self.max_side}"
+        if self.method == "auto" and (columns := weight_of(layer).shape[-2]) > MOST_COLUMNS:
+            return (
+                f"{layer.op}: {columns:,} columns, of whose pairs calibration sums nothing up;"
+                " method svd or scaled-svd does without"
+            )
         # a vector times several matrices gives a matrix, not a batch of vectors
         if len(shape) > 2 and (facts.rank(layer.activation) or 0) < 2:
             return f"{layer.op}: its activation is, or may be, a vector"

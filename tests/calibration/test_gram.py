@@ -43,7 +43,7 @@ def test_residual_network_of_dynamic_length(
 def test_of_very_many_columns_each_is_seen_alone(
     rng, monkeypatch, memory_bytes, model_of, layers_of, collect, noise
 ):
-    monkeypatch.setattr(readings, "_MOST_COLUMNS", 8)
+    monkeypatch.setattr(readings, "MOST_COLUMNS", 8)
     model = model_of(
         "float[N,9] x => float[N,5] y", "h = MatMul(x, v)  y = MatMul(h, w)",
         v=noise(rng, 9, 8), w=noise(rng, 8, 5),

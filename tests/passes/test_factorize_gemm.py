@@ -462,3 +462,23 @@ def test_no_transpose_is_needed_for_a_transposed_activation(rng):
     model = model_of("Gemm", (24, 5), low_rank(rng, 24, 18, 4), transA=1)
     treat(model, 4)
     assert [node.op_type for node in model.graph] == ["MatMul", "Gemm"]
+
+
+def test_of_very_many_columns_only_what_needs_no_pairs_of_them(monkeypatch, rng, build_model):
+    monkeypatch.setattr("onnxslim_rx_passes.factorize_gemm.MOST_COLUMNS", 20)
+    weight = rng.standard_normal((24, 30)).astype(np.float32)
+    model = build_model(
+        "g (float[2, 24] x) => (float[2, 30] y) { y = MatMul(x, w) }", {"w": weight}
+    )
+    (found,) = FactorizeGemm(min_elements=1).layers(model)
+    assert isinstance(found, Skipped)
+    assert "24 columns" in found.why
+    (found,) = FactorizeGemm(min_elements=1, method="svd").layers(model)
+    assert isinstance(found, Layer)
+
+
+def test_of_a_large_matrix_the_ladder_has_few_ranks(monkeypatch):
+    monkeypatch.setattr("onnxslim_rx_passes._ranks._LARGE", 60)
+    assert FactorizeGemm().largest(96, 128) == 16
+    assert FactorizeGemm(ratio=0.8).largest(96, 128) > 40
+    assert FactorizeGemm().largest(48, 128) > 20
