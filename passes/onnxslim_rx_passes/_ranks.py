@@ -33,8 +33,8 @@ Matrix = npt.NDArray[np.float64]
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.42, 0.34, 0.27, 0.2, 0.15, 0.1)
 """Shares of the parameters kept that the ladder offers."""
 
-# From this side on a ladder only has ranks below this share of it, which a randomized method finds in
-# seconds (4,096 x 4,096: 3 s); the others take half a minute each.
+# From this side on a ladder only has ranks below this share of it, which a randomized method finds
+# in seconds (4,096 x 4,096: 3 s); the others take half a minute each.
 _LARGE, _FEW = 2048, 1 / 6
 
 _RULES = {"evbmf": evbmf_rank, "mdl": mdl_rank}
