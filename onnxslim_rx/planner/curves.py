@@ -31,50 +31,68 @@ def method_of(stage: Stage) -> str:
     return f"{stage.pass_name} {stage.options.get('method', stage.options.get('bits', ''))}"
 
 
-def probed(unit: Unit) -> dict[str, list[Choice]]:
+def _curve_of(stage: Stage, joint: bool) -> str:
+    """Choices of one curve; `joint`: all of a pass, told apart by their errors alone."""
+    return stage.pass_name if joint else method_of(stage)
+
+
+def probed(unit: Unit, *, joint: bool = False) -> dict[str, list[Choice]]:
     """By method, the choices of one stage that are worth a measurement, in order of error.
 
     Where no error is predicted, nothing can be told from others: every choice is measured.
+
+    Args:
+        unit: the layer.
+        joint: whether all methods of a pass share one curve, and probes.
     """
     picked: dict[str, list[Choice]] = {}
-    for method in dict.fromkeys(method_of(stage) for c in unit.choices for stage in c.stages):
+    curves = (_curve_of(stage, joint) for c in unit.choices for stage in c.stages)
+    for curve in dict.fromkeys(curves):
         single = [
-            c for c in unit.choices if len(c.stages) == 1 and method_of(c.stages[0]) == method
+            c for c in unit.choices if len(c.stages) == 1 and _curve_of(c.stages[0], joint) == curve
         ]
         by_error = {c.error: c for c in single if not math.isnan(c.error)}
         errors = sorted(by_error)
         picks = np.unique(np.linspace(0, len(errors) - 1, min(_PROBES, len(errors))).astype(int))
-        picked[method] = [by_error[errors[i]] for i in picks]
-        picked[method] += [c for c in single if math.isnan(c.error)]
+        picked[curve] = [by_error[errors[i]] for i in picks]
+        picked[curve] += [c for c in single if math.isnan(c.error)]
     return picked
 
 
-def settle(unit: Unit, damage: Callable[[Choice], float]) -> None:
+def settle(unit: Unit, damage: Callable[[Choice], float], *, joint: bool = False) -> None:
     """Fill in the damage of every choice from that of those that `probed` names.
 
     A chain costs what its stages cost together.
+
+    Args:
+        unit: the layer.
+        damage: what was measured of a choice.
+        joint: see `probed`.
     """
     measured: dict[Stage, float] = {}
     curves: dict[str, Curve] = {}
-    for method, choices in probed(unit).items():
+    for method, choices in probed(unit, joint=joint).items():
         found = [(c.error, damage(c)) for c in choices]
         measured.update((c.stages[0], d) for c, (_, d) in zip(choices, found, strict=True))
         curves[method] = [(error, d) for error, d in found if not math.isnan(error)]
     own = {c.stages[0]: c.error for c in unit.choices if len(c.stages) == 1}
     for choice in unit.choices:
-        choice.damage = sum(_damage(stage, own, measured, curves) for stage in choice.stages)
+        choice.damage = sum(
+            _damage(stage, own, measured, curves[_curve_of(stage, joint)])
+            for stage in choice.stages
+        )
 
 
 def _damage(
     stage: Stage,
     errors: Mapping[Stage, float],
     measured: Mapping[Stage, float],
-    curves: Mapping[str, Curve],
+    curve: Curve,
 ) -> float:
     error = errors.get(stage, math.nan)
     if math.isnan(error) and stage in measured:
         return measured[stage]
-    return _interpolated(curves[method_of(stage)], error)
+    return _interpolated(curve, error)
 
 
 def _interpolated(curve: Curve, error: float) -> float:

@@ -332,3 +332,19 @@ def test_beyond_a_probe_that_fails_nothing_is_promised():
     unit = unit_of([0.1, 0.2, 0.3, 0.4, 0.5])
     settle(unit, lambda choice: np.inf if choice.error > 0.4 else choice.error)
     assert np.isfinite([c.damage for c in unit.choices]).tolist() == [True] * 4 + [False] * 2
+
+
+def test_of_a_slow_network_the_methods_of_a_pass_share_probes():
+    choices = [Choice(KEEP, 0.0, 100, 100)]
+    for method, errors in (("a", (0.1, 0.2, 0.4)), ("b", (0.15, 0.3, 0.8))):
+        choices += [
+            Choice((Stage("cut", {"method": method, "rank": n}),), error, 50, 50)
+            for n, error in enumerate(errors)
+        ]
+    unit = Unit(unit_of([]).layer, None, choices)
+    alone, together = probed(unit), probed(unit, joint=True)
+    assert [len(found) for found in alone.values()] == [3, 3]
+    assert [len(found) for found in together.values()] == [3]
+    settle(unit, lambda choice: 0.5 * choice.error**2, joint=True)
+    for choice in choices[1:]:
+        assert choice.damage == pytest.approx(0.5 * choice.error**2, rel=1e-9)

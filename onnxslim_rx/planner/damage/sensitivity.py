@@ -41,7 +41,10 @@ _SECONDS = 120.0
 _OUTPUT_BYTES = 256 << 20
 _TIMED = 3  # samples that tell how long a run takes
 _FORMAT = 1  # of what is kept on disk; count up when it means something else
-_COUNT = "samples"
+_COUNT, _JOINT = "samples", "joint"
+# Where all probes would take longer than this, the methods of a pass share theirs: a probe of any
+# tells of the others what their error does.
+_PATIENCE = 30.0
 
 
 def measure_damages(
@@ -84,18 +87,19 @@ class _Prober:
         self._known = Measured(path)
 
     def run(self) -> None:
+        self._joint = self._is_slow()
         todo = [list(self._unknown(unit)) for unit in self._units]
         if any(todo):
             self._measure(todo)
         for unit in self._units:
-            settle(unit, functools.partial(self._found, unit))
+            settle(unit, functools.partial(self._found, unit), joint=self._joint)
 
     def _found(self, unit: Unit, choice: Choice) -> float:
         return self._known[self._name(unit, choice)]
 
     def _unknown(self, unit: Unit) -> Iterator[Choice]:
         """The choices that must be measured and never were."""
-        for choices in probed(unit).values():
+        for choices in probed(unit, joint=self._joint).values():
             yield from (c for c in choices if self._name(unit, c) not in self._known)
 
     def _measure(self, todo: Sequence[Sequence[Choice]]) -> None:
@@ -144,6 +148,22 @@ class _Prober:
         ]
 
     def _affordable(self, most: int, probes: int) -> int:
+        seconds, size = self._half_run
+        affordable = min(_SECONDS / max(probes * seconds, 1e-9), _OUTPUT_BYTES / max(size, 1))
+        return int(min(most, max(_LEAST_SAMPLES, affordable)))
+
+    def _is_slow(self) -> bool:
+        """Whether each method on its own would take too long; as last time, where that is known."""
+        if _JOINT not in self._known:
+            each = sum(len(choices) for unit in self._units for choices in probed(unit).values())
+            samples = min(len(self._data), _LEAST_SAMPLES)
+            seconds = each * samples * self._half_run[0] if each else 0.0
+            self._known[_JOINT] = float(seconds > _PATIENCE)
+        return bool(self._known[_JOINT])
+
+    @functools.cached_property
+    def _half_run(self) -> tuple[float, int]:
+        """Seconds that half of the network takes, as a probe on average does, and output bytes."""
         runner = Runner(self._model, outputs=self._outputs)
         seconds, size = [], 0
         for i in _spread(len(self._data), _TIMED):
@@ -153,9 +173,7 @@ class _Prober:
             found = runner(sample)
             seconds.append(time.perf_counter() - begin)
             size = max(size, sum(getattr(value, "nbytes", 0) for value in found.values()))
-        half = probes * float(np.mean(seconds)) / 2  # a probe runs half of the network on average
-        affordable = min(_SECONDS / max(half, 1e-9), _OUTPUT_BYTES / max(size, 1))
-        return int(min(most, max(_LEAST_SAMPLES, affordable)))
+        return float(np.mean(seconds)) / 2, size
 
     def _stand_ins(
         self, unit: Unit, choices: Sequence[Choice]
