@@ -39,6 +39,7 @@ _SAMPLES, _LEAST_SAMPLES = 32, 8
 # with more memory.
 _SECONDS = 120.0
 _OUTPUT_BYTES = 256 << 20
+_LARGE = 1 << 25  # entries of a weight of which a copy in float64 takes too much memory
 _TIMED = 3  # samples that tell how long a run takes
 _FORMAT = 1  # of what is kept on disk; count up when it means something else
 _COUNT, _JOINT = "samples", "joint"
@@ -187,7 +188,7 @@ class _Prober:
         for choice in choices:
             (stage,) = choice.stages
             one = self._passes[stage.pass_name]
-            factors = tuple(array.astype(np.float64) for array in own)
+            factors = tuple(map(_factor, own))
             restored = one.restore(
                 unit.layer, one.transform(unit.layer, stage, factors, unit.stats)
             )
@@ -207,6 +208,12 @@ class _Prober:
 
     def _name(self, unit: Unit, choice: Choice) -> str:
         return key_for([unit.layer.name, list(map(_spelt, choice.stages)), self._traces[id(unit)]])
+
+
+def _factor(array: Array) -> Array:
+    """In float64; a large one in float32, as passes that treat such weights at all do with that."""
+    narrow = array.dtype == np.float32 and array.size > _LARGE
+    return array if narrow else array.astype(np.float64)
 
 
 def _spread(length: int, number: int) -> list[int]:
