@@ -15,6 +15,7 @@ __all__ = ["Split", "split"]
 
 _LEAST = 8  # with fewer samples each part would be one or two, which say nothing
 _LEAST_SEQUENCES = 4  # they have many steps each
+_ENOUGH = 32  # sensitivities are measured on no more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Split:
 def split(data: Dataset, seed: int, *, proves: bool = True) -> Split:
     """Split `data` by a seeded permutation; each part keeps the data's order.
 
-    A quarter each selects and confirms, the rest calibrates; an eighth each where no promise about
-    quality has to be proved: more data for the fits is worth more then.
+    A quarter each selects and confirms, the rest calibrates; an eighth each, and no more than 32,
+    where no promise about quality has to be proved: more data for the fits is worth more then.
 
     The steps of a sequence stay together. With fewer than 8 samples, or 4 sequences, all parts
     are all samples and the split is marked as weak.
@@ -66,7 +67,7 @@ def split(data: Dataset, seed: int, *, proves: bool = True) -> Split:
         )
         return Split(data, data, data, weak=True, reason=reason)
     order = np.random.default_rng(seed).permutation(count)
-    held = max(count // (4 if proves else 8), 1)
+    held = count // 4 if proves else max(min(count // 8, _ENOUGH), 1)
     parts = np.split(order, [count - 2 * held, count - held])
     calibrate, select, confirm = (
         _part(data, np.flatnonzero(np.isin(owner, part)), groups) for part in parts

@@ -30,7 +30,7 @@ def test_split_parts_are_disjoint_and_seeded(count):
 @pytest.mark.parametrize("count", [8, 15, 16, 512])
 def test_without_a_promise_to_prove_less_is_held_back(count):
     parts = split([{"x": np.array([n])} for n in range(count)], seed=1, proves=False)
-    held = max(count // 8, 1)
+    held = max(min(count // 8, 32), 1)
     assert [len(p) for p in (parts.calibrate, parts.select, parts.confirm)] == [
         count - 2 * held, held, held,
     ]  # fmt: skip
