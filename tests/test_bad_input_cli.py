@@ -225,7 +225,10 @@ def test_interruption_leaves_nothing_behind(number, seconds, folder, root):
         pytest.skip("it was done before it could be interrupted")
     assert out == ""
     if number == signal.SIGINT:
-        assert (process.returncode, err) == (130, "onnxslim-rx: interrupted\n")
+        assert err == "onnxslim-rx: interrupted\n"
+        # Python ends itself by the signal where it came while a library evaluated code; shells
+        # show 130 for both
+        assert process.returncode in (130, -signal.SIGINT)
     else:
         assert (process.returncode, err) == (-signal.SIGKILL, "")
     assert snapshot(folder) == before
