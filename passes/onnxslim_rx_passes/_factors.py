@@ -23,6 +23,7 @@ from onnxslim_rx.linalg import (
     whitened_svd,
 )
 from onnxslim_rx.passbase import Array, LayerStatistics
+from onnxslim_rx_passes._memo import Memo, digest
 
 __all__ = [
     "channel_sizes",
@@ -47,6 +48,8 @@ _FEW = 1 / 6
 # below 1e-8 of the norm, which no stored type shows, are noise.
 _SQUARES = 1024
 _CHUNK = 1 << 22
+# Factors are wanted when a rank is probed, and again in each plan that has it.
+_KEPT = Memo(256 << 20)
 
 
 def statistics_of_input(stats: LayerStatistics | None) -> LayerStatistics | None:
@@ -110,15 +113,28 @@ def factorize(
 
     Returns:
         P (..., K, rank) and Q (..., rank, N), float64, balanced, with fixed signs; what they are
-        at a lower rank are their leading columns and rows.
+        at a lower rank are their leading columns and rows. Not to be changed: others may get them.
     """
     if weight.ndim == 2:
-        return _factorize(weight, method, rank, stats)
+        p, q = _KEPT.get(
+            _key(weight, method, rank, stats), lambda: _factorize(weight, method, rank, stats)
+        )
+        return p, q
     flat = weight.reshape(-1, *weight.shape[-2:])
     pairs = [_factorize(w, method, rank, stats) for w in flat]
     batch = weight.shape[:-2]
     p, q = (np.stack(side).reshape(*batch, *side[0].shape) for side in zip(*pairs, strict=True))
     return p, q
+
+
+def _key(weight: Array, method: str, rank: int, stats: LayerStatistics | None) -> object:
+    """Of all that factors depend on."""
+    arrays = [weight]
+    if method == "scaled-svd" and stats is not None:
+        arrays.append(channel_sizes(stats))
+    elif method == "whitened-svd" and stats is not None and stats.gram is not None:
+        arrays.append(stats.gram)
+    return digest(arrays), method, rank, 0 if stats is None else stats.rows
 
 
 def _factorize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import hypothesis
@@ -15,6 +16,7 @@ from onnxslim_rx.passbase import Layer, LayerStatistics, Skipped, Stage
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.stages import apply_treatments
 from onnxslim_rx.targets import load_target
+from onnxslim_rx_passes import _factors
 from onnxslim_rx_passes.factorize_gemm import FactorizeGemm
 
 TARGET = load_target("ort-cpu")
@@ -482,3 +484,23 @@ def test_of_a_large_matrix_the_ladder_has_few_ranks(monkeypatch):
     assert FactorizeGemm().largest(96, 128) == 16
     assert FactorizeGemm(ratio=0.8).largest(96, 128) > 40
     assert FactorizeGemm().largest(48, 128) > 20
+
+
+def test_factors_are_made_once_for_the_same_numbers(monkeypatch, rng):
+    made = []
+    plain = _factors._factorize
+    monkeypatch.setattr(_factors, "_factorize", lambda *a: made.append(a) or plain(*a))
+    w, x = rng.standard_normal((9, 7)), rng.standard_normal((40, 9))
+    stats = LayerStatistics(x.T @ x, None, 40, None, (40, 9), mean_abs=np.abs(x).mean(axis=0))
+    other = dataclasses.replace(stats, gram=2 * x.T @ x + np.eye(9))
+    for method in ("svd", "scaled-svd", "whitened-svd"):
+        first = _factors.factorize(w, method, 3, stats)
+        again = _factors.factorize(w.copy(), method, 3, stats)
+        np.testing.assert_array_equal(first[0] @ first[1], again[0] @ again[1])
+    assert len(made) == 3
+    _factors.factorize(w, "whitened-svd", 3, other)
+    _factors.factorize(w, "whitened-svd", 4, stats)
+    _factors.factorize(w + 1, "svd", 3, stats)
+    assert len(made) == 6
+    _factors.factorize(w, "svd", 3, other)  # asks for no statistics
+    assert len(made) == 6
