@@ -489,7 +489,12 @@ def test_of_a_large_matrix_the_ladder_has_few_ranks(monkeypatch):
 def test_factors_are_made_once_for_the_same_numbers(monkeypatch, rng):
     made = []
     plain = _factors._factorize
-    monkeypatch.setattr(_factors, "_factorize", lambda *a: made.append(a) or plain(*a))
+
+    def counted(*arguments):
+        made.append(arguments)
+        return plain(*arguments)
+
+    monkeypatch.setattr(_factors, "_factorize", counted)
     w, x = rng.standard_normal((9, 7)), rng.standard_normal((40, 9))
     stats = LayerStatistics(x.T @ x, None, 40, None, (40, 9), mean_abs=np.abs(x).mean(axis=0))
     other = dataclasses.replace(stats, gram=2 * x.T @ x + np.eye(9))
