@@ -14,11 +14,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim_rx.errors import InputError
 from onnxslim_rx.targets import Target
 from onnxslim_rx_passes._conv_geometry import Convolution
 from onnxslim_rx_passes._conv_structures import AUTO, METHODS, Structure, macs, parameters
-from onnxslim_rx_passes._ranks import SHARES, LowRankPass
+from onnxslim_rx_passes._rank_pairs import RankPairsPass
+from onnxslim_rx_passes._ranks import SHARES
 
 __all__ = ["ConvRanksPass", "Cut", "Judge", "share_kept"]
 
@@ -76,45 +76,12 @@ def share_kept(conv: Convolution, structure: Structure, ranks: Ranks) -> Matrix:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvRanksPass(LowRankPass):
+class ConvRanksPass(RankPairsPass):
     """A pass that replaces convolutions by chains; see `FactorizeConv` for its options."""
 
     methods: ClassVar[tuple[str, ...]] = ("auto", *METHODS)
-    rank_in: int | None = None
-    rank_out: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        pair = {"rank_in": self.rank_in, "rank_out": self.rank_out}
-        for name, value in pair.items():
-            if value is not None and value < 1:
-                raise InputError(f"{self.name} has {name} = {value}", expected="at least 1")
-        given = [name for name, value in pair.items() if value is not None]
-        if len(given) == 1:
-            raise InputError(f"{self.name} got {given[0]} alone", expected="rank_in and rank_out")
-        if given and self._settled:
-            raise InputError(f"{self.name} got rank_in and {self._settled}", expected="one of them")
-
-    def _names(self, value: str) -> set[str]:
-        return {name.strip() for name in value.split(",")}
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """The methods that are asked for."""
-        names = self._names(self.method)
-        names |= set(AUTO) if "auto" in names else set()
-        return tuple(name for name in METHODS if name in names)
-
-    @property
-    def most(self) -> float:
-        """The largest share that saves enough."""
-        return min(1.0 - self.min_saving, 1.0 - 1e-9)
-
-    @property
-    def _settled(self) -> str:
-        """The option that settles ranks, or ""."""
-        names = ("rank", "ratio", "energy", "max_rel_error", "min_quality", "rule")
-        return next((name for name in names if getattr(self, name) is not None), "")
+    known: ClassVar[tuple[str, ...]] = METHODS
+    tried: ClassVar[tuple[str, ...]] = AUTO
 
     def cuts(
         self,
@@ -139,7 +106,7 @@ class ConvRanksPass(LowRankPass):
         work = _MOST_WORK if auto else math.inf
         pools = _Pools(conv, chains, judge, self.most, work / conv.elements)
         multiple = target.rank_multiple
-        if self.rank_in is not None or self.rank is not None:
+        if self.states_ranks:
             return pools.best(pools.given(self._stated), [self.most])
         if self.rule is not None:
             return pools.signals(self.rule, multiple)
@@ -147,7 +114,7 @@ class ConvRanksPass(LowRankPass):
             share = min(self.ratio, self.most)
             found = (pools.best(pools.under([share], m), [share]) for m in (multiple, 1))
             return next(filter(None, found), [])
-        if (bound := self._bound) is not None:
+        if (bound := self.bound) is not None:
             return next(filter(None, (pools.within(bound, m) for m in (multiple, 1))), [])
         # the groups of a narrow one would be left with next to nothing
         if conv.groups > 1 and min(conv.channels, conv.filters) < 2 * multiple:
@@ -156,24 +123,9 @@ class ConvRanksPass(LowRankPass):
         shares = [share for share in SHARES if share <= most + _EPS]
         return pools.best(pools.under(shares, multiple, target.min_rank), shares)
 
-    @property
-    def _bound(self) -> float | None:
-        """The error that is allowed, where an option says so."""
-        if self.energy is not None:
-            return math.sqrt(1.0 - self.energy)
-        if self.min_quality is not None:
-            return math.sqrt(1.0 - self.min_quality**2)
-        return self.max_rel_error
-
     def _stated(self, structure: Structure) -> tuple[int, ...] | None:
         """The ranks that options state for a chain."""
-        if len(structure.rank_names) == 1:
-            return None if self.rank is None else (self.rank,)
-        if self.rank is not None:
-            return self.rank, self.rank
-        assert self.rank_in is not None  # the caller looked
-        assert self.rank_out is not None  # both are given, or none
-        return self.rank_in, self.rank_out
+        return self.stated(len(structure.rank_names))
 
 
 Pool = list[tuple[Structure, Ranks]]
