@@ -195,7 +195,7 @@ class _Prober:
             yield (
                 choice,
                 {
-                    value: np.ascontiguousarray(array.astype(before.dtype))
+                    value: np.ascontiguousarray(array.astype(before.dtype, copy=False))
                     for value, array, before in zip(unit.layer.weights, restored, own, strict=True)
                 },
             )
