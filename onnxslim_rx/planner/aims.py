@@ -28,10 +28,14 @@ def aims(budget: Budget, bundles: Sequence[Bundle]) -> list[Cost]:
     def weighted(ms: float, size: float) -> Cost:
         return lambda pick: ms * pick.ms / total_ms + size * pick.bytes / total_bytes
 
+    def faster(pick: Pick) -> float:
+        # more nodes that are no faster alone are slower in the network
+        return math.inf if pick.idle else weighted(1.0, _SECOND_AIM)(pick)
+
     def folding(pick: Pick) -> float:
         return pick.bytes / total_bytes if pick.folds else math.inf
 
-    known = {"latency": weighted(1.0, _SECOND_AIM), "bytes": weighted(_SECOND_AIM, 1.0)}
+    known: dict[str, Cost] = {"latency": faster, "bytes": weighted(_SECOND_AIM, 1.0)}
     order: list[str] = [budget.minimize]
     if budget.max_bytes is not None:
         order.append("bytes")
@@ -39,4 +43,5 @@ def aims(budget: Budget, bundles: Sequence[Bundle]) -> list[Cost]:
         order.append("latency")
     if not budget.limits_quality:  # the limits alone say what to make small
         order = order[1:] or order
+        known["latency"] = weighted(1.0, _SECOND_AIM)
     return [*(known[name] for name in dict.fromkeys(order)), folding]

@@ -33,6 +33,7 @@ class Pick:
         ms: predicted latency of the units; 0 where none was measured.
         flops: operations of the units on all samples that calibration saw; 0 where it saw none.
         folds: nothing but storage that the runtime undoes when it loads the model.
+        idle: a layer is replaced by what runs no faster.
     """
 
     choices: tuple[int, ...]
@@ -41,6 +42,7 @@ class Pick:
     ms: float
     flops: float
     folds: bool
+    idle: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _bundle(
         for value in units[number].layer.weights
         if (tensor := constant(value)) is not None
     }
-    base = _State((), (), 0.0, float(sum(sizes.values())), 0.0, 0.0, True, {})
+    base = _State((), (), 0.0, float(sum(sizes.values())), 0.0, 0.0, True, False, {})
     states = [base]
     for number in order:
         unit = units[number]
@@ -116,7 +118,7 @@ def _bundle(
         states = _unbeaten(grown) if len(group) > 1 else grown
     place = [order.index(number) for number in group]
     picks = [
-        Pick(tuple(s.choices[i] for i in place), s.damage, s.bytes, s.ms, s.flops, s.folds)
+        Pick(tuple(s.choices[i] for i in place), s.damage, s.bytes, s.ms, s.flops, s.folds, s.idle)
         for s in states
     ]
     picks.sort(key=lambda pick: any(pick.choices))  # stable: what keeps all comes first
@@ -138,6 +140,7 @@ class _State:
     ms: float
     flops: float
     folds: bool
+    idle: bool
     lost: Mapping[ir.Value, int]
 
 
@@ -189,6 +192,7 @@ def _with_choice(
         ms,
         flops,
         state.folds and choice.folds and len(choice.stages) == 1,
+        state.idle or (use == "whole" and choice.relative_latency >= 1.0),
         lost,
     )
 
@@ -200,7 +204,7 @@ def _unbeaten(states: Iterable[_State]) -> list[_State]:
         alike.setdefault(state.uses, []).append(state)
     kept = []
     for group in alike.values():
-        costs = np.array([(s.damage, s.bytes, s.ms, s.flops) for s in group])
+        costs = np.array([(s.damage, s.bytes, s.ms, s.flops, s.idle) for s in group])
         no_worse = (costs[:, None] <= costs[None]).all(axis=2)  # [i, j]: i is no worse than j
         equal = no_worse & no_worse.T
         earlier = np.tri(len(group), k=-1, dtype=bool).T  # of equals the first stays

@@ -30,6 +30,8 @@ Array = npt.NDArray[Any]
 _MIN_SECONDS, _MAX_SECONDS = 0.05, 0.5
 # A layer faster than this (ms) is below what a timer can tell; it is left at its latency.
 _LEAST_MS = 0.002
+# A saving below this (ms) is none: more nodes take about as much in the network.
+_LEAST_SAVING_MS = 0.003
 _FORMAT = 1  # of what is kept on disk; count up when it means something else
 _ABOUT = ("onnxslim-rx", "onnxruntime", "cpu", "cores", "system")
 
@@ -85,7 +87,10 @@ def _settle(unit: Unit, base: float, ratios: Mapping[Stages, float], target: Tar
             ratio = 1.0
         elif math.isnan(ratio):
             continue
-        if abs(ratio - 1.0) <= target.latency_noise:
+        if (
+            abs(ratio - 1.0) <= target.latency_noise
+            or 0.0 < (1.0 - ratio) * base < _LEAST_SAVING_MS
+        ):
             ratio = 1.0
         if ratio <= 1.0:
             choice.relative_latency, choice.latency_ms = ratio, ratio * base
