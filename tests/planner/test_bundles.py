@@ -128,3 +128,14 @@ def test_nothing_worth_having_is_left_out(damages):
             pick.damage <= damage and pick.bytes <= size + 1e-9 and pick.ms <= ms + 1e-9
             for pick in bundle.picks
         )
+
+
+def test_what_replaces_a_layer_and_runs_no_faster_is_idle():
+    choices = [
+        choice("cut", 0.1, 300, 0.9),
+        choice("cut", 0.2, 200, 1.0),
+        choice("round", 0.1, 100, 1.0),
+    ]
+    (bundle,) = bundle_up([unit("a", [weight("a")], choices)], PASSES)
+    idle = {pick.choices: pick.idle for pick in bundle.picks}
+    assert idle == {(0,): False, (1,): False, (2,): True, (3,): False}

@@ -17,6 +17,7 @@ from onnxslim_rx.planner import (
     measure_damages,
     measure_latencies,
 )
+from onnxslim_rx.planner.cost import latency
 from onnxslim_rx.planner.curves import probed, settle
 from onnxslim_rx.planner.damage import prefixes, sensitivity
 from onnxslim_rx.planner.damage.prefixes import Network, overridable
@@ -348,3 +349,12 @@ def test_of_a_slow_network_the_methods_of_a_pass_share_probes():
     settle(unit, lambda choice: 0.5 * choice.error**2, joint=True)
     for choice in choices[1:]:
         assert choice.damage == pytest.approx(0.5 * choice.error**2, rel=1e-9)
+
+
+@pytest.mark.parametrize(("base", "expected"), [(0.020, [1.0, 0.8]), (0.010, [1.0, 1.0])])
+def test_a_saving_of_next_to_nothing_is_none(base, expected):
+    choices = [Choice((Stage("p", {"rank": n}),), 0.1, 1, 1, folds=False) for n in (1, 2)]
+    unit = Unit(unit_of([]).layer, None, [Choice(KEEP, 0.0, 1, 1), *choices])
+    ratios = {choice.stages: ratio for choice, ratio in zip(choices, (0.9, 0.8), strict=True)}
+    latency._settle(unit, base, ratios, TARGET)
+    assert [choice.relative_latency for choice in unit.choices[1:]] == expected
