@@ -65,9 +65,11 @@ class Peak:
             self._look()
 
     def _look(self) -> None:
+        running = list(self._running)
         now = anonymous()
         self.peak = max(self.peak, now)
-        for name in list(self._running):
+        # what began while this thread was looking does not get what was there before it
+        for name in running:
             self.phases[name] = max(self.phases.get(name, 0), now)
 
 
