@@ -25,6 +25,7 @@ from onnxslim_rx.planner import (
     CostLimits,
     Judge,
     Problem,
+    Rounding,
     Trial,
     Unit,
     Verdict,
@@ -360,10 +361,14 @@ class _Run:
             raise error
         return Outcome(model, plan, report)
 
-    def refit(self, model: ir.Model) -> None:
-        """Fit the weights of layers in a new form to what the original computes, in place."""
+    def refit(
+        self, model: ir.Model, roundings: Sequence[Rounding]
+    ) -> Mapping[str, LayerStatistics]:
+        """Fit weights to what the original computes, in place; what now enters layers by name."""
         memory = self.options.memory_bytes or MEMORY_BYTES
-        refit(self.cleaned, model, self.parts.calibrate, memory_bytes=memory)
+        data = self.parts.calibrate
+        found = refit(self.cleaned, model, data, roundings=roundings, memory_bytes=memory)
+        return {name: stats for one in found for name, stats in one.stats.items()}
 
     def judge(self, candidate: Runner) -> Verdict:
         """On the samples held back."""

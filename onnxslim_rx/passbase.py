@@ -329,6 +329,14 @@ class CompressionPass:
         """The factors, in float, that take the place of `factors` after `stage`."""
         raise NotImplementedError(f"{type(self).__name__} does not implement transform")
 
+    def follows_data(self, stage: Stage) -> bool:
+        """Whether a pass that only stores weights differently rounds them as the statistics say.
+
+        Weights are then fitted to the compressed network before they are rounded, under what
+        enters them there.
+        """
+        return False
+
     def restore(self, layer: Layer, factors: Factors) -> Factors:
         """What the factors of `transform` stand for: one array for each of `layer.weights`.
 

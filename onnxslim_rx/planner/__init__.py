@@ -6,6 +6,7 @@ from onnxslim_rx.planner.carry_out import apply_plan
 from onnxslim_rx.planner.cost.latency import measure_latencies
 from onnxslim_rx.planner.damage.sensitivity import measure_damages
 from onnxslim_rx.planner.fit.refit import Refitted, refit
+from onnxslim_rx.planner.fit.rounding import Rounding
 from onnxslim_rx.planner.judge import Judge, Verdict
 from onnxslim_rx.planner.limits import CostLimits
 from onnxslim_rx.planner.make import solve
@@ -20,6 +21,7 @@ __all__ = [
     "Outcome",
     "Problem",
     "Refitted",
+    "Rounding",
     "Trial",
     "Unit",
     "Verdict",

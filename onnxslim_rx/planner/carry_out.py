@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
@@ -10,10 +9,16 @@ import onnx_ir as ir
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import clone
 from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skipped
+from onnxslim_rx.planner.fit.rounding import Rounding
 from onnxslim_rx.plans import LayerPlan
 from onnxslim_rx.stages import Treatment, apply_treatments
 
-__all__ = ["apply_plan", "describe"]
+__all__ = ["Refit", "apply_plan", "describe"]
+
+Refit = Callable[[ir.Model, Sequence[Rounding]], Mapping[str, LayerStatistics]]
+"""Fits weights, in place; returns what now enters layers whose weights are to be rounded."""
+
+_PARTS, _FORMS, _STORED = range(3)
 
 
 def apply_plan(
@@ -22,7 +27,7 @@ def apply_plan(
     passes: Mapping[str, CompressionPass],
     stats: Mapping[str, LayerStatistics],
     *,
-    refit: Callable[[ir.Model], object] | None = None,
+    refit: Refit | None = None,
 ) -> tuple[ir.Model, list[Skipped]]:
     """A copy of `model` with the plan of each layer carried out, and what passes refused.
 
@@ -31,7 +36,8 @@ def apply_plan(
         layers: what is done to each layer.
         passes: compression passes by name.
         stats: by name of the layer.
-        refit: given the copy when all layers have their new form and no weight is rounded yet.
+        refit: given the copy when all layers have their new form and no weight is rounded yet, and
+            how weights will be rounded; what it returns takes the place of `stats`.
 
     Raises:
         InputError: the plan names a pass or a layer that there is not.
@@ -47,17 +53,35 @@ def apply_plan(
                 )
         if planned.stages:
             turns.setdefault(_turn(passes[planned.stages[0].pass_name]), []).append(planned)
-    between = functools.partial(refit, copy) if refit is not None else None
+    known = dict(stats)
+
+    def fit() -> None:
+        if refit is not None:
+            known.update(refit(copy, _roundings(copy, turns.get(_STORED, ()), passes, stats)))
+
     skipped: list[Skipped] = []
     # what changes parts of weights comes first, how weights are stored last
-    for turn in range(3):
-        treatments = _treatments(copy, turns.get(turn, ()), passes, stats)
-        skipped += apply_treatments(
-            copy, treatments, passes, between=between if turn == 1 and treatments else None
-        )
-        if turn == 1 and not treatments and between is not None:
-            between()
+    for turn in (_PARTS, _FORMS, _STORED):
+        treatments = _treatments(copy, turns.get(turn, ()), passes, known)
+        between = fit if turn == _FORMS and treatments else None
+        skipped += apply_treatments(copy, treatments, passes, between=between)
+        if turn == _FORMS and not treatments:
+            fit()
     return copy, skipped
+
+
+def _roundings(
+    model: ir.Model,
+    layers: Iterable[LayerPlan],
+    passes: Mapping[str, CompressionPass],
+    stats: Mapping[str, LayerStatistics],
+) -> list[Rounding]:
+    """How weights of `model` will be rounded, as they are now."""
+    return [
+        Rounding(layer, stages[0], passes[stages[0].pass_name], known)
+        for layer, stages, known in _treatments(model, layers, passes, stats)
+        if layer.weight.is_initializer() and len(layer.weights) == 1
+    ]
 
 
 def _treatments(
@@ -85,7 +109,7 @@ def _treatments(
 
 
 def _turn(one: CompressionPass) -> int:
-    return 0 if one.partial else 1 if one.replaces == "output" else 2
+    return _PARTS if one.partial else _FORMS if one.replaces == "output" else _STORED
 
 
 def describe(plans: Sequence[LayerPlan]) -> str:

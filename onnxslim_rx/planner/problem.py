@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from onnxslim_rx.calibration import Split
 from onnxslim_rx.metrics import Metric
 from onnxslim_rx.passbase import CompressionPass, LayerStatistics
+from onnxslim_rx.planner.carry_out import Refit
 from onnxslim_rx.planner.judge import Verdict
 from onnxslim_rx.planner.limits import CostLimits
 from onnxslim_rx.planner.options import Choice, Unit
@@ -36,8 +37,8 @@ class Problem:
         blind: whether the samples prove little: they are made up, or were fitted to.
         limits: checks size, latency and operations.
         allocation: how plans are found; all but "program" are there for comparison.
-        refit: gives a model whose layers have their new form weights that fit the original's
-            outputs, in place; None: there is no data for that.
+        refit: gives a model whose layers have their new form, and whose weights will be rounded,
+            weights that fit the original's outputs, in place; None: there is no data for that.
         trials: every plan that is tried is added, also where none holds.
     """
 
@@ -54,7 +55,7 @@ class Problem:
     blind: bool
     limits: CostLimits
     allocation: Allocation = "program"
-    refit: Callable[[ir.Model], object] | None = None
+    refit: Refit | None = None
     trials: list[Trial] = dataclasses.field(default_factory=list)
 
 

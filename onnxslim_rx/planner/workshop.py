@@ -90,7 +90,11 @@ class Workshop:
         if self._problem.refit is None:
             return False
         stages = [choice.stages[0] for choice in self.choices(draft) if choice.stages]
-        return any(self._problem.passes[s.pass_name].replaces == "output" for s in stages)
+        passes = self._problem.passes
+        return any(
+            passes[s.pass_name].replaces == "output" or passes[s.pass_name].follows_data(s)
+            for s in stages
+        )
 
     def build(self, draft: Draft) -> Built:
         """Carry a draft out, if it is neither the last one nor the last that passed."""

@@ -16,7 +16,7 @@ from onnxslim_rx.ir import constant
 from onnxslim_rx.linalg import mismatch_energy, rectified_energy
 from onnxslim_rx.planner.fit.forms import Form
 from onnxslim_rx.planner.fit.rectified import Change, fit_rectified
-from onnxslim_rx.planner.fit.refitted import Refitted
+from onnxslim_rx.planner.fit.refitted import Fitted, Refitted
 
 __all__ = ["Fit"]
 
@@ -36,7 +36,7 @@ class Fit:
         """Names of what is fitted."""
         return self.stop.changes
 
-    def best(self, moments: Moments | ChannelMoments) -> tuple[dict[str, Array], Refitted]:
+    def best(self, moments: Moments | ChannelMoments) -> Fitted:
         """New contents of the weights, none where they are no better, and what to report."""
         assert isinstance(moments, Moments)
         now = self.form.now()
@@ -57,7 +57,8 @@ class Fit:
             moments.rows,
             "" if better else "no other factors are closer",
         )
-        return dict(change.arrays) if change is not None and better else {}, report
+        arrays = dict(change.arrays) if change is not None and better else {}
+        return Fitted(arrays, arrays, report)
 
     def _solve(self, now: Matrix, moments: Moments) -> Change | None:
         """What comes closest to the moments; None where the stored arrays would not be finite."""

@@ -25,7 +25,7 @@ import onnx_ir as ir
 from onnxslim_rx.calibration import ChannelMoments, Moments, Stop
 from onnxslim_rx.ir import bodies, constant
 from onnxslim_rx.passbase import Layer
-from onnxslim_rx.planner.fit.refitted import Refitted
+from onnxslim_rx.planner.fit.refitted import Fitted, Refitted
 
 __all__ = ["Norm", "norms"]
 
@@ -64,7 +64,7 @@ class Norm:
         """Names of mean and variance."""
         return self.stop.changes
 
-    def best(self, moments: Moments | ChannelMoments) -> tuple[dict[str, Array], Refitted]:
+    def best(self, moments: Moments | ChannelMoments) -> Fitted:
         """New mean and variance, none where they are no better, and what to report.
 
         A channel that varies in one network only, or is no closer afterwards, keeps its own.
@@ -86,9 +86,10 @@ class Norm:
             "" if better else "no other statistics are closer",
         )
         if not better:
-            return {}, report
-        arrays = (np.where(closer, new, old) for new, old in zip(fresh, stored, strict=True))
-        return dict(zip(self.weights, arrays, strict=True)), report
+            return Fitted({}, {}, report)
+        both = (np.where(closer, new, old) for new, old in zip(fresh, stored, strict=True))
+        arrays = dict(zip(self.weights, both, strict=True))
+        return Fitted(arrays, arrays, report)
 
     def _matched(self, moments: ChannelMoments) -> tuple[Matrix, Matrix]:
         """The mean and variance with which each channel's output has its own back."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["Refitted"]
+import numpy.typing as npt
+
+from onnxslim_rx.passbase import LayerStatistics
+
+__all__ = ["Fitted", "Refitted"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Refitted:
-    """What became of one factorized layer, or of a BatchNormalization behind one.
+    """What became of one factorized or rounded layer, or of a BatchNormalization behind one.
 
     Args:
         name: of the original weight; of the output where there is none, or several layers have it.
@@ -20,6 +26,7 @@ class Refitted:
         after: the same with the new factors or statistics.
         rows: rows that were measured.
         why_not: why the layer keeps what it has; "" where it has something new.
+        stats: by name of a layer whose weight is to be rounded: what enters it now.
     """
 
     name: str
@@ -27,3 +34,21 @@ class Refitted:
     after: float
     rows: int
     why_not: str = ""
+    stats: Mapping[str, LayerStatistics] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """New contents of weights.
+
+    Args:
+        arrays: what the model gets; none where they are no better.
+        shown: what the walk goes on with: `arrays`, rounded where they will be.
+        report: what to tell.
+    """
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+    shown: Mapping[str, npt.NDArray[Any]]
+    report: Refitted
