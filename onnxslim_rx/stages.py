@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skip, Skipped, Stage
 from onnxslim_rx.rewriter import Editor
 
-__all__ = ["Made", "Treatment", "apply_stage", "apply_treatments"]
+__all__ = ["Made", "Treatment", "apply_stage", "apply_treatments", "splice"]
 
 Treatment = tuple[Layer, Sequence[Stage], LayerStatistics | None]
 """A layer of the model, what is to be done to it, and what is known of its input."""
@@ -121,16 +121,34 @@ def apply_stage(
     """
     chosen = passes[stage.pass_name]
     tape = ir.tape.Tape()
-    weight, own = layer.weight, layer.weights
-    inner = {value for node in layer.nodes for value in node.outputs}
     made = chosen.apply(layer, stage, stats, tape)
-    if isinstance(made, Skip):
-        return made
+    return made if isinstance(made, Skip) else splice(editor, layer, made, tape, chosen)
+
+
+def splice(
+    editor: Editor,
+    layer: Layer,
+    made: ir.Value | Mapping[ir.Value, ir.Value],
+    tape: ir.tape.Tape,
+    chosen: CompressionPass,
+) -> Made:
+    """Put what a stage emitted in the place of what it treated, in place.
+
+    Args:
+        editor: of the model that holds the layer.
+        layer: what was treated.
+        made: what `CompressionPass.apply` returned.
+        tape: what it emitted.
+        chosen: the pass.
+    """
+    inner = {value for node in layer.nodes for value in node.outputs}
+    own = layer.weights
     if isinstance(made, Mapping):
         _replace_region(editor, layer, made, tape, chosen.name)
     elif chosen.replaces == "weight":
-        _replace_weight(editor, weight, made, tape, chosen.name)
+        _replace_weight(editor, layer.weight, made, tape, chosen.name)
     else:
+        weight = layer.weight
         editor.replace([layer.node], tape, {layer.output: made}, by=chosen.name)
         editor.remove_unused([weight])
     moved = {

@@ -10,7 +10,7 @@ from onnxslim_rx.ir.kinds import Kind, ModelLike, kind_of, to_kind
 from onnxslim_rx.ir.load import load
 from onnxslim_rx.ir.mapped import MappedTensor
 from onnxslim_rx.ir.save import save
-from onnxslim_rx.ir.serial import digest, serialize, size_bytes
+from onnxslim_rx.ir.serial import digest, serialize, size_bytes, tensor_digest
 from onnxslim_rx.ir.spool import Spool, SpooledTensor, is_large, spooled
 from onnxslim_rx.ir.walk import (
     bodies,
@@ -50,6 +50,7 @@ __all__ = [
     "serialize",
     "size_bytes",
     "spooled",
+    "tensor_digest",
     "tensors",
     "to_kind",
     "write_text",

@@ -27,6 +27,7 @@ __all__ = [
     "serialize",
     "size_bytes",
     "skeleton",
+    "tensor_digest",
     "to_proto",
 ]
 
@@ -172,14 +173,19 @@ def digest(model: onnx_ir.Model) -> str:
         if tensor.dtype == onnx_ir.DataType.STRING:
             return tensor
         if id(tensor) not in known:
-            found = hashlib.sha256()
-            for chunk in chunks(tensor):
-                found.update(chunk.data)
-            known[id(tensor)] = found.hexdigest()
+            known[id(tensor)] = tensor_digest(tensor)
         return _stub(tensor, known[id(tensor)], None)
 
     proto = _with_tensors(model, refer)
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 over the bytes of a tensor of any type but strings, as 64 hexadecimal digits."""
+    found = hashlib.sha256()
+    for chunk in chunks(tensor):
+        found.update(chunk.data)
+    return found.hexdigest()
 
 
 def _data_bytes(model: onnx_ir.Model) -> int:
