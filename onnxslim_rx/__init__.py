@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         inspect,
         optimize,
         plan,
+        quantize,
         simplify,
     )
     from onnxslim_rx.errors import BudgetError, InputError, OnnxslimError, VerificationError
@@ -44,6 +45,7 @@ __all__ = [
     "optimize",
     "passes",
     "plan",
+    "quantize",
     "simplify",
 ]
 
@@ -63,6 +65,7 @@ _HOMES = {
     "inspect": "api",
     "optimize": "api",
     "plan": "api",
+    "quantize": "api",
     "simplify": "api",
 }
 

@@ -16,6 +16,7 @@ from onnxslim_rx.analysis import Inspection
 from onnxslim_rx.benchmark import Benchmark, measure
 from onnxslim_rx.calibration import Calibration, load_data
 from onnxslim_rx.calibration.collect import MEMORY_BYTES
+from onnxslim_rx.datafree import Quantizer
 from onnxslim_rx.ir import ModelLike, kind_of, load, save, to_kind
 from onnxslim_rx.metrics import load_metric
 from onnxslim_rx.optimizer import Optimizer, Outcome
@@ -29,9 +30,9 @@ from onnxslim_rx.runtime import Runner
 from onnxslim_rx.spectra import model_spectra
 from onnxslim_rx.targets import Target
 from onnxslim_rx.verify import Comparison, compare_runs, generate_inputs
-from onnxslim_rx.vocabulary import Allocation, Preset, Verify
+from onnxslim_rx.vocabulary import Allocation, Preset, Rounding, Verify, WeightForm
 
-__all__ = ["Result", "bench", "compare", "inspect", "optimize", "plan", "simplify"]
+__all__ = ["Result", "bench", "compare", "inspect", "optimize", "plan", "quantize", "simplify"]
 
 PathLike = str | os.PathLike[str]
 MetricLike = str | Callable[..., float]
@@ -39,7 +40,7 @@ MetricLike = str | Callable[..., float]
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `optimize` made.
+    """What `optimize` or `quantize` made.
 
     Args:
         model: of the same kind as the input (for a path, an `onnx_ir.Model`).
@@ -129,13 +130,7 @@ def optimize(
             model, budget, calibration, metric, target, preset, seed, cache, memory_bytes,
             verify, skip, only, also, freeze_weights, fold_limit, allocation, options,
         ).run(_read_plan(plan))  # fmt: skip
-    return Result(
-        to_kind(outcome.model, kind_of(model)),
-        outcome.plan,
-        outcome.report,
-        outcome.model,
-        _path(model),
-    )
+    return _result(model, outcome)
 
 
 def plan(
@@ -211,6 +206,77 @@ def simplify(
             again=source,
         )
         return to_kind(found.model, kind_of(model))
+
+
+def quantize(
+    model: ModelLike,
+    output: PathLike | None = None,
+    *,
+    bits: int = 4,
+    group: int = 32,
+    symmetric: bool = True,
+    method: Rounding = "hqq",
+    embedding_bits: int | None = None,
+    form: WeightForm | None = None,
+    target: str | Target = "ort-cpu",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    also: Sequence[str] = (),
+    cache: PathLike | None = None,
+    progress: bool = True,
+) -> Result:
+    """Store the weights of a model in a few bits, without data and without a search.
+
+    For models that are too large to be calibrated: one weight is in memory at a time, the others
+    stay in their files. Nothing is promised of the outputs; `optimize` measures what it risks.
+
+    Args:
+        model: see `optimize`.
+        output: where to write the result; None: nowhere, see `Result.save`.
+        bits: of a weight's entries, 2, 4 or 8. Convolutions and whatever else is not computed in
+            blocks get INT8 with one scale a channel, and so do embeddings with a row that would
+            lose too much.
+        group: neighbours that share a scale, 16 to 256; 0: a whole row.
+        symmetric: zero lies in the middle of the integers; otherwise each group has a zero point.
+        method: "nearest", "clip" (the range with the least squared error) or "hqq" (half-quadratic
+            quantization, Badri & Shaji, 2023), from fast to good.
+        embedding_bits: of embeddings; None: as `bits`.
+        form: "nbits" (MatMulNBits of com.microsoft) or "dequantize-linear" (ai.onnx, from opset 21
+            on); None: as the target allows.
+        target: see `optimize`.
+        only: patterns such as "*.mlp.*" of the names of weights to quantize; none: all.
+        skip: patterns of the names of weights to leave as they are.
+        also: see `optimize`.
+        cache: folder for finished weights, so that a run that was killed goes on; they take at most
+            20 GiB.
+        progress: show bars on a terminal.
+
+    Returns:
+        The model, cleaned up and quantized; its plan; and the error of each weight.
+
+    Raises:
+        InputError: the model, an option, the output or the cache cannot be used, or a pattern fits
+            no weight.
+    """
+    with _showing(progress):
+        outcome = Quantizer(
+            model=model,
+            bits=bits,
+            group=group,
+            symmetric=symmetric,
+            method=method,
+            embedding_bits=embedding_bits,
+            form=form,
+            target=target,
+            only=tuple(only),
+            skip=tuple(skip),
+            also=tuple(also),
+            cache=None if cache is None else Path(cache),
+        ).run()
+        result = _result(model, outcome)
+        if output is not None:
+            result.save(output)
+    return result
 
 
 def compare(a: ModelLike, b: ModelLike, inputs: Calibration | None = None) -> Comparison:
@@ -333,6 +399,17 @@ def _optimizer(
         fold_limit=fold_limit,
         allocation=allocation,
         options=options or {},
+    )
+
+
+def _result(model: ModelLike, outcome: Outcome) -> Result:
+    """What a user gets who gave `model`."""
+    return Result(
+        to_kind(outcome.model, kind_of(model)),
+        outcome.plan,
+        outcome.report,
+        outcome.model,
+        _path(model),
     )
 
 

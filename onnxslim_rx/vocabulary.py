@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["Allocation", "CosineStat", "Level", "Minimize", "Preset", "Verify", "VerifyMode"]
+__all__ = [
+    "Allocation",
+    "CosineStat",
+    "Level",
+    "Minimize",
+    "Preset",
+    "Rounding",
+    "Verify",
+    "VerifyMode",
+    "WeightForm",
+]
 
 Allocation = Literal["program", "lagrangian", "greedy", "uniform"]
 Level = Literal["portable", "ort", "rx"]
 CosineStat = Literal["mean", "p5", "min"]
 Minimize = Literal["latency", "bytes"]
 Preset = Literal["safe", "balanced", "small", "fast"]
+Rounding = Literal["nearest", "clip", "hqq"]
+WeightForm = Literal["nbits", "dequantize-linear"]
 VerifyMode = Literal["end", "each", "off"]
 Verify = Literal["end", "each"] | None

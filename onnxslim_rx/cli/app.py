@@ -25,6 +25,7 @@ _HOMES = {
     "optimize": "build",
     "simplify": "build",
     "plan": "build",
+    "quantize": "build",
     "inspect": "look",
     "compare": "look",
     "bench": "look",

@@ -1,4 +1,4 @@
-"""Verbs that make something: optimize, simplify, plan."""
+"""Verbs that make something: optimize, simplify, plan, quantize."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnxslim_rx.plans import Budget, Plan
     from onnxslim_rx.report import Report
 
-__all__ = ["optimize", "plan", "simplify"]
+__all__ = ["optimize", "plan", "quantize", "simplify"]
 
 
 def optimize(args: argparse.Namespace) -> int:
@@ -108,6 +108,31 @@ def plan(args: argparse.Namespace) -> int:
     return 0
 
 
+def quantize(args: argparse.Namespace) -> int:
+    """Store weights in a few bits."""
+    check_outputs({"-o": args.output, "--json": args.json}, {"MODEL": args.model})
+    from onnxslim_rx import api
+
+    result = api.quantize(
+        args.model,
+        args.output,
+        bits=args.bits,
+        group=args.group,
+        symmetric=not args.asymmetric,
+        method=args.method,
+        embedding_bits=args.embedding_bits,
+        form=args.form,
+        target=args.target,
+        only=args.only,
+        skip=args.skip,
+        also=args.also,
+        cache=args.cache,
+        progress=not args.quiet,
+    )
+    _finish(args, result.report)
+    return 0
+
+
 def _check_budget(args: argparse.Namespace) -> None:
     if args.max_drop is not None and args.metric is None:
         raise InputError("--max-drop needs a metric", advice="add --metric NAME or FILE.py:FUNC")
@@ -194,7 +219,7 @@ def _finish(args: argparse.Namespace, report: Report) -> None:
         from onnxslim_rx.report.console import print_profile, print_report
         from onnxslim_rx.report.tables import show_line
 
-        print_report(console, report)
+        print_report(console, report, top=getattr(args, "top", 10))
         if args.profile:
             print_profile(console, report.passes)
         plan_path = getattr(args, "save_plan", None)

@@ -7,7 +7,7 @@ from typing import get_args
 
 from onnxslim_rx.cli import values
 from onnxslim_rx.cli.argparser import Parser
-from onnxslim_rx.vocabulary import CosineStat, Minimize, Preset, VerifyMode
+from onnxslim_rx.vocabulary import CosineStat, Minimize, Preset, Rounding, VerifyMode, WeightForm
 
 __all__ = [
     "METRICS",
@@ -18,6 +18,7 @@ __all__ = [
     "add_output",
     "add_preset",
     "add_profile",
+    "add_quantization",
     "add_search",
     "add_verify",
 ]
@@ -86,10 +87,7 @@ def add_search(parser: Parser) -> argparse._ArgumentGroup:
     """How to search; the group, for more of it."""
     group = parser.add_argument_group("search")
     add_calibration(group)
-    group.add_argument(
-        "--target", metavar="NAME|FILE.toml", default="ort-cpu",
-        help="the device to optimise for: " + ", ".join(_targets()) + " (default: ort-cpu)",
-    )  # fmt: skip
+    _add_target(group)
     add_clean(group)
     group.add_argument(
         "--only", metavar="PASS", action="append", default=[],
@@ -128,11 +126,7 @@ def add_clean(group: argparse._ActionsContainer) -> None:
         "--skip", metavar="PASS", action="append", default=[],
         help="leave this pass out; may be given again ('onnxslim-rx passes' lists them)",
     )  # fmt: skip
-    group.add_argument(
-        "--also", metavar="PASS", action="append", default=[],
-        help="use this optional pass, which needs operators of com.microsoft or a newer opset; may"
-        " be given again",
-    )  # fmt: skip
+    _add_also(group)
     group.add_argument(
         "--freeze-weights", action="store_true",
         help="weights that the model also lists as inputs, as old exporters do, become constants:"
@@ -145,12 +139,68 @@ def add_clean(group: argparse._ActionsContainer) -> None:
     )  # fmt: skip
 
 
+def add_quantization(parser: Parser) -> None:
+    """How weights are stored, and which."""
+    group = parser.add_argument_group("weights")
+    for name, default, text in (
+        ("--bits", 4, "of an entry (default: 4)"),
+        ("--embedding-bits", None, "of an entry of an embedding (default: as --bits)"),
+    ):
+        group.add_argument(name, type=int, choices=(2, 4, 8), default=default, help=text)
+    group.add_argument(
+        "--group", metavar="N", type=values.natural, default=32,
+        help="neighbours that share a scale: a power of two, 16 to 256; 0: a whole row (default:"
+        " 32)",
+    )  # fmt: skip
+    group.add_argument(
+        "--asymmetric", action="store_true",
+        help="each group has a zero point as well: more exact, larger",
+    )  # fmt: skip
+    group.add_argument(
+        "--method", choices=get_args(Rounding), default="hqq",
+        help="how to round: to the nearest, with the ends of groups clipped for the least squared"
+        " error, or by half-quadratic quantization; from fast to good (default: hqq)",
+    )  # fmt: skip
+    group.add_argument(
+        "--form", choices=get_args(WeightForm),
+        help="operators of com.microsoft, or DequantizeLinear, which needs opset 21 (default: as"
+        " the target allows)",
+    )  # fmt: skip
+    for name, what in (("--only", "no weights but those"), ("--skip", "no weights")):
+        group.add_argument(
+            name, metavar="PATTERN", action="append", default=[],
+            help=f"quantize {what} whose name fits, such as '*.mlp.*'; may be given again",
+        )  # fmt: skip
+    _add_target(group)
+    _add_also(group)
+    group.add_argument(
+        "--cache", metavar="DIR",
+        help="keep finished weights here, up to 20 GiB, so that a run that was killed goes on"
+        " (default: keep nothing)",
+    )  # fmt: skip
+
+
 def add_verify(group: argparse._ActionsContainer) -> None:
     """When rewrites are checked."""
     group.add_argument(
         "--verify", choices=get_args(VerifyMode), default="end",
         help="check the result at the end, after each pass (slow; names the guilty pass), or not"
         " at all (default: end)",
+    )  # fmt: skip
+
+
+def _add_target(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--target", metavar="NAME|FILE.toml", default="ort-cpu",
+        help="the device to optimise for: " + ", ".join(_targets()) + " (default: ort-cpu)",
+    )  # fmt: skip
+
+
+def _add_also(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--also", metavar="PASS", action="append", default=[],
+        help="use this optional pass, which needs operators of com.microsoft or a newer opset; may"
+        " be given again",
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from onnxslim_rx.cli.options import (
     add_output,
     add_preset,
     add_profile,
+    add_quantization,
     add_search,
     add_verify,
 )
@@ -60,6 +61,7 @@ def build_parser() -> Parser:
     _add_optimize(verbs)
     _add_simplify(verbs)
     _add_plan(verbs)
+    _add_quantize(verbs)
     _add_inspect(verbs)
     _add_compare(verbs)
     _add_bench(verbs)
@@ -152,6 +154,32 @@ def _add_plan(verbs: _Verbs[Parser]) -> None:
     output.add_argument("--html", metavar="FILE.html", help="write the report as one HTML page")
 
 
+def _add_quantize(verbs: _Verbs[Parser]) -> None:
+    parser = _verb(
+        verbs,
+        "quantize",
+        "MODEL -o OUT",
+        "store weights in a few bits, without data",
+        "Store the weights of MODEL in 4 bits, one after the other, and write OUT. Needs no data\n"
+        "and hardly any memory; a run that was killed goes on with --cache. Nothing is promised\n"
+        "of the outputs: where optimize can run, it keeps its promise and finds smaller models.",
+        f"  {PROG} quantize model.onnx -o small.onnx --cache kept\n"
+        f"  {PROG} quantize model.onnx -o small.onnx --group 128 --skip 'lm_head*'",
+    )
+    _model(parser, output="where the result goes")
+    add_quantization(parser)
+    output = add_output(parser)
+    _add_top(output)
+    add_profile(output)
+
+
+def _add_top(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--top", metavar="N", type=values.natural, default=20,
+        help="list the N largest layers; 0: all of them (default: 20)",
+    )  # fmt: skip
+
+
 def _add_inspect(verbs: _Verbs[Parser]) -> None:
     parser = _verb(
         verbs,
@@ -172,10 +200,7 @@ def _add_inspect(verbs: _Verbs[Parser]) -> None:
         "--spectra", action="store_true",
         help="singular values: the rank that keeps 90, 99 and 99.9 %% of each weight's energy",
     )  # fmt: skip
-    parser.add_argument(
-        "--top", metavar="N", type=values.natural, default=20,
-        help="list the N largest layers; 0: all of them (default: 20)",
-    )  # fmt: skip
+    _add_top(parser)
     output = add_output(parser)
     output.add_argument(
         "--html", metavar="FILE.html", help="write what is shown, and plots of spectra, as a page"

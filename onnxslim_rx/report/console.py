@@ -34,7 +34,7 @@ def print_report(console: Console, report: Report, *, top: int = 10) -> None:
     Args:
         console: from `tables.make_console`.
         report: of the run.
-        top: at most this many changed layers are listed, those that save most bytes.
+        top: at most this many changed layers are listed, those that save most bytes; 0: all.
     """
     _print_totals(console, report)
     kept = not report.failure and all(promise.kept is not False for promise in promises(report))
@@ -105,7 +105,7 @@ def _print_changed(console: Console, layers: Sequence[LayerRow], top: int) -> No
             number_text(layer.error),
             layer.why,
         )
-        for layer in changed[:top]
+        for layer in changed[: top or None]
     ]
     show_table(
         console,
@@ -115,7 +115,7 @@ def _print_changed(console: Console, layers: Sequence[LayerRow], top: int) -> No
         words=["layer", "op", "done", "why"],
         optional=["why", "op"],
     )
-    if len(changed) > top:
+    if top and len(changed) > top:
         show_line(console, f"and {len(changed) - top} more", "dim")
 
 
