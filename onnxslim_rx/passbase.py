@@ -148,6 +148,7 @@ class Candidate:
         folds: the runtime folds what was emitted at load, so that this costs no time.
         saves: of a pass that changes a part of weights (`CompressionPass.partial`): bytes that each
             loses, by name.
+        stored: its weights have their last form: none that stores them differently may follow.
     """
 
     stages: tuple[Stage, ...]
@@ -156,6 +157,7 @@ class Candidate:
     flops: int
     folds: bool = False
     saves: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    stored: bool = False
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.stages)) or "keep"

@@ -134,7 +134,7 @@ def _with_chains(
             saves=candidate.saves,
         )
         yield plain
-        for form in forms:
+        for form in () if candidate.stored else forms:
             yield Choice(
                 (*plain.stages, *form.stages),
                 # errors of two independent roundings add in squares

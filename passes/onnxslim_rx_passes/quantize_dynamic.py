@@ -97,7 +97,8 @@ class QuantizeDynamic(CompressionPass):
             norm = float(np.linalg.norm(wanted))
             error = float(np.linalg.norm(_seen(x) @ dequantize(grid) - wanted)) / (norm or 1.0)
         size = int(weight.size + weight.shape[1] * 4)
-        yield Candidate((Stage(self.name, {"bits": self.bits}),), error, size, 2 * weight.size)
+        stage = Stage(self.name, {"bits": self.bits})
+        yield Candidate((stage,), error, size, 2 * weight.size, stored=True)
 
     def transform(
         self, layer: Layer, stage: Stage, factors: Factors, stats: LayerStatistics | None
