@@ -115,7 +115,7 @@ def unpack(model: ir.Model, around: Mapping[str, ir.Value]) -> Fragment | None:
             inputs = [None if value is None else values[value] for value in node.inputs]
             values.update(zip(node.outputs, _copy(node, names, inputs, tape), strict=True))
         pairs = [tuple(_at(place, tape, around) for place in pair) for pair in about["made"]]
-        made: Made = pairs[0][0] if len(pairs[0]) == 1 else dict(pairs)
+        made: Made = pairs[0][0] if len(pairs[0]) == 1 else {pair[0]: pair[1] for pair in pairs}
         return Fragment(tape, made, about["about"])
     return None
 

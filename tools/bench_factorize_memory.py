@@ -82,8 +82,8 @@ def anonymous() -> int:
 
 def run(model: Path, name: str, share: float) -> dict[str, Any]:
     """Optimize with one pass; bytes of the peak above the start, in all and by phase."""
-    size = _bytes(model)
-    tokens = _vocabulary(model)
+    size = bytes_of(model)
+    tokens = vocabulary(model)
     rng = np.random.default_rng(1)
     data = [{"input_ids": rng.integers(0, tokens, (1, LENGTH))} for _ in range(SAMPLES)]
     peak, plain = Peak(), optimizer._Run.phase
@@ -100,7 +100,7 @@ def run(model: Path, name: str, share: float) -> dict[str, Any]:
         output = Path(folder) / model.name
         with peak.phase("save"):
             result.save(output)
-        kept = _bytes(output) / size
+        kept = bytes_of(output) / size
     return {
         "pass": name,
         "share": share,
@@ -110,6 +110,24 @@ def run(model: Path, name: str, share: float) -> dict[str, Any]:
     }
 
 
+def decoder(work: Path, layers: int, width: int) -> Path:
+    """A decoder of GPT-2's shape in `work`, made unless it is there.
+
+    One smaller than the medium size has fewer tokens and positions, so that these take the same
+    share of the bytes.
+    """
+    model = work / f"gpt2_{layers}x{width}" / "gpt2.onnx"
+    if not model.is_file():
+        part = min(1.0, layers * width / (make_gpt2.LAYERS * make_gpt2.WIDTH))
+        tokens, positions = (
+            max(LENGTH, round(part * count))
+            for count in (make_gpt2.VOCABULARY, make_gpt2.POSITIONS)
+        )
+        made = make_gpt2.layout(layers, width, vocabulary=tokens, positions=positions)
+        make_gpt2.write(model, *made)
+    return model
+
+
 def measure_memory(
     work: Path,
     layers: int = make_gpt2.LAYERS,
@@ -117,19 +135,8 @@ def measure_memory(
     *,
     runs: Mapping[str, float] = RUNS,
 ) -> list[dict[str, Any]]:
-    """Make the decoder in `work`, unless it is there, and run each pass in a process of its own.
-
-    A smaller one has fewer tokens and positions, so that these take the same share of the bytes.
-    """
-    model = work / f"gpt2_{layers}x{width}" / "gpt2.onnx"
-    if not model.is_file():
-        part = layers * width / (make_gpt2.LAYERS * make_gpt2.WIDTH)
-        tokens, positions = (
-            max(LENGTH, round(part * count))
-            for count in (make_gpt2.VOCABULARY, make_gpt2.POSITIONS)
-        )
-        made = make_gpt2.layout(layers, width, vocabulary=tokens, positions=positions)
-        make_gpt2.write(model, *made)
+    """Make the decoder in `work`, unless it is there, and run each pass in a process of its own."""
+    model = decoder(work, layers, width)
     found = []
     for name, share in runs.items():
         command = [sys.executable, __file__, str(model), name, str(share)]
@@ -156,12 +163,13 @@ def missed_memory(found: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _bytes(model: Path) -> int:
+def bytes_of(model: Path) -> int:
     """Of a model and the files beside it that hold its weights."""
     return sum(path.stat().st_size for path in model.parent.glob(model.name + "*"))
 
 
-def _vocabulary(model: Path) -> int:
+def vocabulary(model: Path) -> int:
+    """Number of tokens that a decoder knows."""
     (output,) = onnx.load(model, load_external_data=False).graph.output
     return int(output.type.tensor_type.shape.dim[-1].dim_value)
 
