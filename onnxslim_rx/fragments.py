@@ -84,7 +84,8 @@ def pack(
     inputs = [value for value in dict.fromkeys(read) if value in names]
     about = {
         "inputs": [names[value] for value in inputs],
-        "names": [[value.name for value in node.outputs] for node in tape.nodes],
+        # a graph gives names to what has none
+        "names": [[node.name, *(value.name for value in node.outputs)] for node in tape.nodes],
         "made": [[places[value] for value in pair] for pair in named],
         "about": fragment.about,
     }
@@ -170,10 +171,13 @@ def _copy(
     inputs: Sequence[ir.Value | None],
     tape: ir.tape.Tape,
 ) -> Sequence[ir.Value]:
-    """The outputs of a node on `tape` that does what `node` does."""
+    """The outputs of a node on `tape` that does what `node` does.
+
+    `names`: of the new node and its outputs.
+    """
     outputs = [
         ir.Value(name=name, type=old.type, shape=old.shape)
-        for name, old in zip(names, node.outputs, strict=True)
+        for name, old in zip(names[1:], node.outputs, strict=True)
     ]
     return tape.op_multi_out(
         node.op_type,
@@ -182,7 +186,7 @@ def _copy(
         outputs=outputs,
         domain=node.domain,
         overload=node.overload,
-        name=node.name or None,
+        name=names[0],
         doc_string=node.doc_string,
         metadata_props=dict(node.metadata_props),
     )

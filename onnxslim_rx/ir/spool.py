@@ -13,7 +13,7 @@ import secrets
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +52,9 @@ class SpooledTensor(onnx_ir.Tensor[Array]):
 
     def __init__(self, like: onnx_ir.TensorProtocol, segment: _Segment, offset: int) -> None:
         shape = like.shape.numpy()
-        dtype = np.dtype(like.dtype.numpy()).newbyteorder("<")
-        data = segment.data[offset : offset + like.nbytes].view(dtype).reshape(shape)
+        data: Array = segment.data[offset : offset + like.nbytes]
+        if like.dtype.bitwidth >= 8:
+            data = data.view(np.dtype(like.dtype.numpy()).newbyteorder("<")).reshape(shape)
         super().__init__(
             data,
             like.dtype,
@@ -70,6 +71,30 @@ class SpooledTensor(onnx_ir.Tensor[Array]):
         """The file, which is there as long as the tensor."""
         return self._segment.path
 
+    @property
+    def _packed(self) -> Bytes:
+        return self.raw.view(np.uint8)  # the base class takes bytes for numbers of its type
+
+    def numpy(self) -> Array:
+        """The values, read-only; those of types below 8 bits are unpacked into a new array."""
+        if self.dtype.bitwidth < 8:
+            return onnx_ir.PackedTensor(self._packed, self.dtype, shape=self.shape).numpy()
+        return super().numpy()
+
+    def __array__(self, dtype: Any = None) -> Array:
+        return self.numpy().__array__(dtype)
+
+    def tobytes(self) -> bytes:
+        """The bytes as stored (a copy)."""
+        return self._packed.tobytes() if self.dtype.bitwidth < 8 else super().tobytes()
+
+    def tofile(self, file: Any) -> None:
+        """Write the bytes as stored."""
+        if self.dtype.bitwidth < 8:
+            file.write(self._packed.data)
+        else:
+            super().tofile(file)
+
 
 class Spool:
     """A temporary folder for tensors, deleted with the last of them, or when the process ends.
@@ -83,14 +108,12 @@ class Spool:
         self._segment: _Segment | None = None
 
     def keep(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
-        """`tensor` in a file; the very tensor where it is small, packed, there, or no disk is left.
+        """`tensor` in a file; the very tensor where it is small, there, or no disk is left.
 
         Small are tensors below 1 MiB.
         """
         own = isinstance(tensor, (SpooledTensor, onnx_ir.ExternalTensor))
-        if own or tensor.dtype == onnx_ir.DataType.STRING or tensor.dtype.bitwidth < 8:
-            return tensor
-        if tensor.nbytes < SPOOLED_BYTES:
+        if own or tensor.dtype == onnx_ir.DataType.STRING or tensor.nbytes < SPOOLED_BYTES:
             return tensor
         return self.put(tensor, chunks(tensor)) or tensor  # memory may still suffice
 
