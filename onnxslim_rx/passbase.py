@@ -149,6 +149,8 @@ class Candidate:
         saves: of a pass that changes a part of weights (`CompressionPass.partial`): bytes that each
             loses, by name.
         stored: its weights have their last form: none that stores them differently may follow.
+        follows: of a pass that only stores weights differently: whether it may also follow the
+            candidates of others, on the weights that they make.
     """
 
     stages: tuple[Stage, ...]
@@ -158,6 +160,7 @@ class Candidate:
     folds: bool = False
     saves: Mapping[str, int] = dataclasses.field(default_factory=dict)
     stored: bool = False
+    follows: bool = True
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.stages)) or "keep"

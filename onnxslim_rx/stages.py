@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skip, Skipped, Stage
 from onnxslim_rx.rewriter import Editor
 
@@ -141,12 +142,13 @@ def splice(
         tape: what it emitted.
         chosen: the pass.
     """
-    inner = {value for node in layer.nodes for value in node.outputs}
+    nodes = _replaced(layer, made) if isinstance(made, Mapping) else layer.nodes
+    inner = {value for node in nodes for value in node.outputs}
     own = layer.weights
     if isinstance(made, Mapping):
-        _replace_region(editor, layer, made, tape, chosen.name)
+        _replace_region(editor, nodes, made, tape, chosen.name)
     elif chosen.replaces == "weight":
-        _replace_weight(editor, layer.weight, made, tape, chosen.name)
+        _replace_weight(editor, layer.weights[0], made, tape, chosen.name)
     else:
         weight = layer.weight
         editor.replace([layer.node], tape, {layer.output: made}, by=chosen.name)
@@ -161,23 +163,37 @@ def splice(
     return Made(weights, moved)
 
 
+def _replaced(layer: Layer, made: Mapping[ir.Value, ir.Value]) -> Sequence[ir.Node]:
+    """The nodes of the layer and, where others read its weight, too, those whose outputs are made.
+
+    In the order of their graph.
+    """
+    makers = {node for value in made if (node := value.producer()) and constant(value) is None}
+    more = makers.difference(layer.nodes)
+    home = layer.node.graph
+    if not more or home is None:
+        return layer.nodes
+    return [node for node in home if node in more or node in layer.nodes]
+
+
 def _replace_region(
     editor: Editor,
-    layer: Layer,
+    nodes: Sequence[ir.Node],
     made: Mapping[ir.Value, ir.Value],
     tape: ir.tape.Tape,
     by: str,
 ) -> None:
-    """New nodes take the place of all of a unit's, new constants the names of old ones."""
-    read = [value for node in layer.nodes for value in node.inputs]
-    inner = {value for node in layer.nodes for value in node.outputs}
+    """New nodes take the place of `nodes`, new constants the names of old ones."""
+    read = [value for node in nodes for value in node.inputs]
+    inner = {value for node in nodes for value in node.outputs}
     outputs = {old: new for old, new in made.items() if old in inner}
     names = {old: str(old.name) for old in made if old not in inner}
-    home = layer.node.graph
+    home = nodes[0].graph
     assert home is not None  # nodes of a layer lie in a graph
-    editor.replace(layer.nodes, tape, outputs, by=by)
-    # new nodes are where the last old one was; what others made may be read before that
-    home.sort()
+    editor.replace(nodes, tape, outputs, by=by)
+    if len(nodes) > 1:
+        # new nodes are where the last old one was; what others made may be read before that
+        home.sort()
     editor.remove_unused(read)
     for old, name in names.items():
         if old.graph is None:  # nobody reads it any more, and its name is free

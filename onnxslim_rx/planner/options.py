@@ -37,6 +37,7 @@ class Choice:
         latency_ms: of the layer alone; NaN where it is that of the layer as it was.
         relative_latency: `latency_ms` divided by that of the layer as it was.
         saves: bytes that weights lose of which only a part is changed, by name.
+        follows: only stores the weight differently, and may do so to what others make of it.
     """
 
     stages: tuple[Stage, ...]
@@ -48,6 +49,7 @@ class Choice:
     latency_ms: float = float("nan")
     relative_latency: float = 1.0
     saves: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    follows: bool = False
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.stages)) or "keep"
@@ -122,7 +124,7 @@ def _with_chains(
     """The candidates, and each followed by every storage form that the unit has so far."""
     # what changes a part of a weight leaves it to be stored as its own unit says
     chains = offered_by.replaces == "output" and not offered_by.partial
-    forms: Sequence[Choice] = [c for c in unit.choices if c.stages] if chains else []
+    forms: Sequence[Choice] = [c for c in unit.choices if c.follows] if chains else []
     keep = unit.choices[0]
     for candidate in candidates:
         plain = Choice(
@@ -132,6 +134,7 @@ def _with_chains(
             candidate.flops,
             candidate.folds,
             saves=candidate.saves,
+            follows=candidate.follows and offered_by.replaces == "weight",
         )
         yield plain
         for form in () if candidate.stored else forms:

@@ -11,13 +11,16 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.analysis import WeightUse, constant_root, weight_uses
+from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import constant, graphs_in
-from onnxslim_rx.passbase import Layer, Skipped
+from onnxslim_rx.passbase import Array, Layer, LayerStatistics, Skipped
 
-__all__ = ["Read", "reads_of", "table_layers"]
+__all__ = ["Read", "reads_of", "table_layers", "table_statistics"]
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
@@ -94,6 +97,33 @@ def reads_of(nodes: Iterable[ir.Node], root: ir.Value) -> list[Read]:
                 flips = [bool(_flips(one)) for one in through]
                 found.append(Read(node, index, (sum(flips) + _own_flip(node, index)) % 2 == 1))
     return found
+
+
+def table_statistics(
+    name: str, shape: tuple[int, int], stats: LayerStatistics | None
+) -> tuple[Array | None, npt.NDArray[np.float64] | None]:
+    """Reads of each row by all look-ups, and the sum of the projections' second moments.
+
+    Args:
+        name: of the table, for messages.
+        shape: of the table.
+        stats: of its layer, with those of its members.
+
+    Raises:
+        InputError: the statistics are of another table.
+    """
+    every = (stats.members or (stats,)) if stats is not None else ()
+    counts = [one.counts for one in every if one is not None and one.counts is not None]
+    grams = [
+        np.asarray(one.gram, dtype=np.float64) / max(one.rows, 1)
+        for one in every
+        if one is not None and one.gram is not None
+    ]
+    rows, columns = shape
+    if any(c.shape != (rows,) for c in counts) or any(len(g) != columns for g in grams):
+        raise InputError(f"the statistics of {name} are of another table")
+    total = np.sum(counts, axis=0) if counts else None
+    return total, np.sum(grams, axis=0) if grams else None
 
 
 def _why_not(root: ir.Value, uses: Sequence[WeightUse], min_elements: int) -> str:

@@ -32,7 +32,7 @@ from onnxslim_rx_passes._factors import is_finite
 from onnxslim_rx_passes._linear import is_factor, store, tensor_of
 from onnxslim_rx_passes._ranks import LowRankPass
 from onnxslim_rx_passes._row_svd import RowMoments, projections, row_curve, row_moments, times
-from onnxslim_rx_passes._tables import Read, reads_of, table_layers
+from onnxslim_rx_passes._tables import Read, reads_of, table_layers, table_statistics
 
 __all__ = ["FactorizeEmbedding"]
 
@@ -208,7 +208,7 @@ def _factorize(
 
 def _settled(method: str, layer: Layer, stats: LayerStatistics | None) -> str:
     """The method to take, where the statistics allow it."""
-    counts, gram = _statistics(layer, stats)
+    counts, gram = table_statistics(layer.name, _shape(layer), stats)
     if method == "auto":
         return "svd" if counts is None else "scaled-svd" if gram is None else "whitened-svd"
     if (method != "svd" and counts is None) or (method == "whitened-svd" and gram is None):
@@ -223,24 +223,8 @@ def _known(
     layer: Layer, stats: LayerStatistics | None, method: str
 ) -> tuple[Array | None, Matrix | None]:
     """Counts and Gram matrix, as far as `method` uses them."""
-    counts, gram = _statistics(layer, stats)
+    counts, gram = table_statistics(layer.name, _shape(layer), stats)
     return counts if method != "svd" else None, gram if method == "whitened-svd" else None
-
-
-def _statistics(layer: Layer, stats: LayerStatistics | None) -> tuple[Array | None, Matrix | None]:
-    """Reads of each row by all look-ups, and the sum of the projections' second moments."""
-    every = (stats.members or (stats,)) if stats is not None else ()
-    counts = [one.counts for one in every if one is not None and one.counts is not None]
-    grams = [
-        np.asarray(one.gram, dtype=np.float64) / max(one.rows, 1)
-        for one in every
-        if one is not None and one.gram is not None
-    ]
-    rows, columns = _shape(layer)
-    if any(c.shape != (rows,) for c in counts) or any(len(g) != columns for g in grams):
-        raise InputError(f"the statistics of {layer.name} are of another table")
-    total = np.sum(counts, axis=0) if counts else None
-    return total, np.sum(grams, axis=0) if grams else None
 
 
 def _flops(layer: Layer, rank: int) -> int:

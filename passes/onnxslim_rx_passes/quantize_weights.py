@@ -1,27 +1,19 @@
-"""Store weights as INT8 with one scale per channel; compute in floating point as before.
+"""Store weights in fewer bits, wherever they are read; compute in floating point as before.
 
-`W ~= Q * s` with Q int8 and s one number per output channel. Two forms of the same numbers:
-
-- "cast-mul": `Mul(Cast(Q), s)`. Runtimes fold it when they load the model, so that the file is a
-  quarter of the size and inference costs what it did.
-- "dequantize-linear": `DequantizeLinear(Q, s)`. ONNX Runtime 1.26 and newer turns it, in front of a
-  MatMul, into a kernel on integers. Up to 1.24 it ran at every inference, ten times slower than
-  the plain MatMul (measured), so it is only emitted where it is asked for.
+Per channel: INT8 with one scale for each output channel, see `_channel_weights`. In blocks: 2, 4 or
+8 bits with one scale for each few neighbours, see `_block_options`, `_block_rounding` and
+`_block_nodes`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import (
     Candidate,
     CompressionPass,
@@ -33,10 +25,23 @@ from onnxslim_rx.passbase import (
     Stage,
     weight_layers,
 )
-from onnxslim_rx.quant import dequantize, quantize_symmetric, relative_error
 from onnxslim_rx.targets import Target
-from onnxslim_rx_passes._conv_chains import output_axes
-from onnxslim_rx_passes._conv_geometry import Convolution
+from onnxslim_rx_passes._block_candidates import block_candidates
+from onnxslim_rx_passes._block_factors import round_blocks
+from onnxslim_rx_passes._block_nodes import emit_blocks
+from onnxslim_rx_passes._block_options import FORMS, METHODS, SCALES, BlockOptions, Wanted
+from onnxslim_rx_passes._block_rounding import rounded
+from onnxslim_rx_passes._block_statistics import known_of, settled
+from onnxslim_rx_passes._block_weights import BlockWeight
+from onnxslim_rx_passes._channel_weights import (
+    CAST_MUL,
+    DEQUANTIZE,
+    channel_candidate,
+    emit_channels,
+    round_channels,
+)
+from onnxslim_rx_passes._linear import is_factor, tensor_of
+from onnxslim_rx_passes._tables import table_layers
 
 __all__ = ["QuantizeWeights"]
 
@@ -49,55 +54,94 @@ _KINDS = {
     "embedding": "embedding",
     "recurrent": "recurrent",
 }
-# What two more nodes and two more tensors cost in the file, measured on models with short names.
-_OVERHEAD_BYTES = 300
+_BYTE = 8
+_FIRST_BROADCAST = 7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizeWeights(CompressionPass):
-    """Store each weight as `Mul(Cast(Q), s)` or `DequantizeLinear(Q, s)`, Q int8.
+    """Store each weight in fewer bits: INT8 per channel, or 2, 4 or 8 bits in blocks.
 
-    Shapes: Q has the shape of the weight; s has length 1 in all axes but the output channels
-    (rows of an embedding, gates and directions of a recurrent weight). Every reader of the weight
-    reads the new tensor, so tied weights stay tied.
+    Per channel (any weight): `Mul(Cast(Q), s)` or `DequantizeLinear(Q, s)`; Q int8 has the shape of
+    the weight, s has length 1 in all axes but the output channels (rows of an embedding, gates and
+    directions of a recurrent weight).
+
+    In blocks (right sides of MatMul and Gemm, tables of Gather): `group` neighbours along the axis
+    that is summed over share a scale. Emitted as MatMulNBits and GatherBlockQuantized of
+    com.microsoft, or as DequantizeLinear in blocks (opset 21). Optionally `W ~= Q + B A` with thin
+    INT8 factors.
+
+    Every reader of a weight reads the new tensor, so tied weights stay tied. An option that is
+    given narrows what is offered; without any, INT8 per channel comes first, then blocks from the
+    mildest on.
 
     Args:
-        bits: 2 to 8; fewer bits than 8 give a coarser grid in the same int8 file.
-        form: "cast-mul" or "dequantize-linear" (MatMul with a constant matrix on the right, and
-            opset 13).
+        bits: 2 to 8 per channel with form "cast-mul" (fewer bits than 8 give a coarser grid in the
+            same int8 file); 2, 4 or 8 in blocks.
+        group: 16, 32, 64, 128 or 256 neighbours share a scale; 0: one scale per channel only.
+        symmetric: whether blocks do without zero points.
+        method: how blocks are rounded: "nearest", "clip" (least squared error over clipping
+            ranges), "hqq" (least error of a heavy-tailed norm), "gptq" (least error of the output),
+            "awq" (scaled inputs), or "auto": "gptq" where statistics allow, else "hqq"; "clip" for
+            tables.
+        rank: components of the low-rank correction, 0 for none.
+        form: "cast-mul" (per channel), "nbits" (blocks) or "dequantize-linear".
+        scales: "float16" or "float32": the type that scales of blocks are stored in.
+        max_row_error: tables get no candidate that has a row with a larger relative error among
+            those that calibration read less than twice, above 0.
         min_elements: weights with fewer entries are left alone, since two more nodes would eat
             the gain.
 
     Raises:
         InputError: an option outside its range.
-
-    Source: Jacob et al., CVPR 2018 (symmetric, per channel).
     """
 
     name: ClassVar[str] = "quantize-weights"
     replaces: ClassVar[Literal["output", "weight"]] = "weight"
-    bits: int = 8
-    form: str = "cast-mul"
+    bits: int | None = None
+    group: int | None = None
+    symmetric: bool | None = None
+    method: str = "auto"
+    rank: int | None = None
+    form: str | None = None
+    scales: str | None = None
+    max_row_error: float = 0.25
     min_elements: int = 512
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise InputError(f"quantize-weights has bits = {self.bits}", expected="2 to 8")
-        if self.form not in ("cast-mul", "dequantize-linear"):
+        words = {
+            "method": (*METHODS, "auto"),
+            "form": (None, CAST_MUL, *FORMS),
+            "scales": (None, *SCALES),
+            "group": (None, 0, 16, 32, 64, 128, 256),
+        }
+        for option, allowed in words.items():
+            if getattr(self, option) not in allowed:
+                text = f"{self.name} has {option} = {getattr(self, option)!r}"
+                raise InputError(text, expected=", ".join(str(one) for one in allowed if one))
+        ranges = {"bits": (2, 8), "rank": (0, None), "min_elements": (1, None)}
+        for option, (least, most) in ranges.items():
+            value = getattr(self, option)
+            if value is not None and not least <= value <= (most or value):
+                expected = f"{least} to {most}" if most else f"at least {least}"
+                raise InputError(f"{self.name} has {option} = {value}", expected=expected)
+        if not self.max_row_error > 0:
             raise InputError(
-                f"quantize-weights has form = {self.form!r}",
-                expected="cast-mul or dequantize-linear",
-            )
-        if self.min_elements < 1:
-            raise InputError(
-                f"quantize-weights has min_elements = {self.min_elements}", expected="at least 1"
+                f"{self.name} has max_row_error = {self.max_row_error}", expected="above 0"
             )
 
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
         """Weights of every layer kind, in the main graph and in subgraphs."""
         opset = model.opset_imports.get("", 1)
-        for layer in weight_layers(model, _KINDS, min_elements=self.min_elements):
-            if isinstance(layer, Layer) and (why := _refusal(layer, opset)):
+        tables = list(_tied_tables(model, self.min_elements))
+        by_name = {table.name: table for table in tables}
+        inner = {v.name for table in tables for node in table.nodes for v in node.inputs if v}
+        for found in weight_layers(model, _KINDS, min_elements=self.min_elements):
+            layer = by_name.get(found.where, found) if isinstance(found, Skipped) else found
+            if isinstance(layer, Skipped):
+                if layer.where not in inner:
+                    yield layer
+            elif why := _refusal(layer, opset):
                 yield Skipped(layer.name, f"{layer.op}: {why}")
             else:
                 yield layer
@@ -105,122 +149,86 @@ class QuantizeWeights(CompressionPass):
     def candidates(
         self, layer: Layer, stats: LayerStatistics | None, target: Target
     ) -> Iterable[Candidate]:
-        """One candidate, where the form suits the layer and is smaller than it was."""
-        tensor = _tensor(layer)
-        shape = tensor.shape.numpy()
-        scales = math.prod(shape[axis] for axis in _axes(layer))
-        size = int(tensor.size + scales * tensor.dtype.itemsize)
-        if size + _OVERHEAD_BYTES >= tensor.nbytes:
-            return
-        if self.form == "dequantize-linear" and not _takes_dequantize_linear(layer):
-            return
-        weight = tensor.numpy()
-        try:
-            grid = quantize_symmetric(weight, _axes(layer), self.bits, _scale_type(layer))
-        except ValueError:  # NaN or infinity
-            return
-        yield Candidate(
-            (Stage(self.name, {"bits": self.bits, "form": self.form}),),
-            error=relative_error(weight, grid),
-            bytes=size,
-            flops=2 * tensor.size,
-            folds=self.form == "cast-mul",
-        )
+        """Forms that the options allow, that suit the layer, and that are smaller than it was."""
+        for bits, form in self._channel_forms(target):
+            found = channel_candidate(layer, self.name, bits, form)
+            if found is not None:
+                yield found
+        weight = BlockWeight.of(layer)
+        if isinstance(weight, BlockWeight) and self._offers_blocks:
+            yield from block_candidates(
+                weight,
+                stats,
+                target,
+                Wanted(*(getattr(self, field.name) for field in dataclasses.fields(Wanted))),
+                name=self.name,
+                max_row_error=self.max_row_error,
+            )
 
     def transform(
         self, layer: Layer, stage: Stage, factors: Factors, stats: LayerStatistics | None
     ) -> Factors:
-        """Each factor rounded to its grid; of several, each per channel of its outputs."""
-        bits = int(stage.options["bits"])
-        if len(factors) == 1:
-            return (_rounded(layer, factors[0], _axes(layer), bits),)
-        if layer.kind == "conv":
-            axes = output_axes(Convolution.of(layer), factors)
-            # depthwise kernels and small ones are left alone
-            return tuple(
-                f
-                if axis is None or f.size < self.min_elements
-                else _rounded(layer, f, (axis,), bits)
-                for f, axis in zip(factors, axes, strict=True)
-            )
-        return tuple(_rounded(layer, f, _factor_axes(f), bits) for f in factors)
+        """Each factor rounded to its grid; of several, each as a layer of its own."""
+        options = BlockOptions.of(stage)
+        if options is None:
+            return round_channels(layer, factors, int(stage.options["bits"]), self.min_elements)
+        weight = BlockWeight.of(layer)
+        if isinstance(weight, str):
+            raise InputError(f"{layer.name}: {weight}")
+        return round_blocks(weight, factors, options, stats, self.min_elements)
+
+    def follows_data(self, stage: Stage) -> bool:
+        """Whether weights are rounded under the second moments of what enters."""
+        options = BlockOptions.of(stage)
+        return options is not None and options.uses_statistics
 
     def apply(
         self, layer: Layer, stage: Stage, stats: LayerStatistics | None, tape: ir.tape.Tape
-    ) -> ir.Value | Skip:
-        """Emit the stored integers, the scales and what turns them back into the weight."""
-        tensor, axes = _tensor(layer), _axes(layer)
-        weight = tensor.numpy()
+    ) -> ir.Value | Mapping[ir.Value, ir.Value] | Skip:
+        """Emit the stored integers, the scales, and what computes with them."""
+        options = BlockOptions.of(stage)
+        if options is None:
+            bits, form = int(stage.options["bits"]), str(stage.options["form"])
+            return emit_channels(layer, bits, form, tape)
+        weight, factor = BlockWeight.of(layer), is_factor(layer.node)
+        why = weight if isinstance(weight, str) else weight.why_not(options)
+        if isinstance(weight, str) or why is not None:
+            # whoever made the plan cannot know which of the factors blocks suit
+            return emit_channels(layer, _BYTE, CAST_MUL, tape) if factor else Skip(str(why))
+        known = known_of(weight, stats)
+        own = settled(options, known, layer.name, factor=factor)
         try:
-            grid = quantize_symmetric(weight, axes, int(stage.options["bits"]), _scale_type(layer))
-        except ValueError:
-            return Skip("the weight has NaN or infinity")
-        scales = grid.scales.astype(weight.dtype)
-        name = layer.weight.name
-        stored = tape.initializer(ir.tensor(grid.values, name=f"{name}.int8"))
-        if stage.options["form"] == "dequantize-linear":
-            if not _takes_dequantize_linear(layer):
-                return Skip("DequantizeLinear needs opset 13 and a MatMul with a constant matrix")
-            scale = tape.initializer(ir.tensor(scales.reshape(-1), name=f"{name}.scale"))
-            return tape.op("DequantizeLinear", [stored, scale], {"axis": axes[0]})
-        scale = tape.initializer(ir.tensor(scales, name=f"{name}.scale"))
-        return tape.op("Mul", [tape.op("Cast", [stored], {"to": tensor.dtype}), scale])
+            made = rounded(weight.rows(tensor_of(weight.root).numpy()), own, known.gram)
+        except ValueError as error:
+            return Skip(str(error))
+        return emit_blocks(weight, made, own, tape)
+
+    def _channel_forms(self, target: Target) -> Iterator[tuple[int, str]]:
+        """Bits and forms of what is offered per channel."""
+        for_blocks = (self.group, self.rank, self.scales)
+        if any(for_blocks) or self.symmetric is False or self.method != "auto":
+            return
+        if self.form == CAST_MUL or (self.form is None and self.bits in (None, _BYTE)):
+            yield self.bits or _BYTE, CAST_MUL
+        asked = self.form == DEQUANTIZE or (self.form is None and target.allows("ort"))
+        if asked and self.bits in (None, _BYTE):
+            yield _BYTE, DEQUANTIZE
+
+    @property
+    def _offers_blocks(self) -> bool:
+        return self.form != CAST_MUL and self.group != 0 and self.bits in (None, 2, 4, _BYTE)
+
+
+def _tied_tables(model: ir.Model, min_elements: int) -> Iterator[Layer]:
+    """Tables that products read as well, or that wrappers stand around, with all their readers."""
+    for table in table_layers(model, min_elements=min_elements):
+        if isinstance(table, Layer) and table.region:
+            yield table
 
 
 def _refusal(layer: Layer, opset: int) -> str | None:
-    if opset < 7:
-        return f"opset {opset} multiplies without broadcasting; 7 is the first that does"
-    if _tensor(layer).dtype == ir.DataType.BFLOAT16:
+    if opset < _FIRST_BROADCAST:
+        return f"opset {opset} multiplies without broadcasting; {_FIRST_BROADCAST} is the first"
+    if tensor_of(layer.weights[0]).dtype == ir.DataType.BFLOAT16:
         return "few runtimes multiply bfloat16"
     return None
-
-
-def _takes_dequantize_linear(layer: Layer) -> bool:
-    version = layer.node.version or (layer.node.graph and layer.node.graph.opset_imports.get("", 1))
-    tensor = _tensor(layer)
-    return (
-        layer.op == "MatMul"
-        and layer.weight_index == 1
-        and len(tensor.shape) == 2
-        and tensor.dtype == ir.DataType.FLOAT
-        and (version or 1) >= 13
-    )
-
-
-def _axes(layer: Layer) -> tuple[int, ...]:
-    """The axes of the weight that index output channels."""
-    rank = len(_tensor(layer).shape)
-    if layer.kind == "recurrent":
-        return (0, 1)  # (directions, gates * hidden, inputs)
-    if layer.kind == "conv":
-        return (1,) if layer.op == "ConvTranspose" else (0,)
-    if layer.kind == "embedding":
-        return (0,)
-    batch = tuple(range(rank - 2))
-    columns = layer.weight_index == 1
-    if layer.op == "Gemm":
-        transposed = layer.node.attributes.get_int("transB" if columns else "transA", 0)
-        columns = columns != bool(transposed)
-    return (*batch, rank - 1 if columns else rank - 2)
-
-
-def _factor_axes(factor: npt.NDArray[Any]) -> Sequence[int]:
-    return (*range(factor.ndim - 2), factor.ndim - 1)
-
-
-def _rounded(
-    layer: Layer, weight: npt.NDArray[Any], axes: Sequence[int], bits: int
-) -> npt.NDArray[np.floating[Any]]:
-    """In float64, or in float32 where the weight is given so."""
-    grid = quantize_symmetric(weight, axes, bits, _scale_type(layer))
-    return dequantize(grid, np.float32 if weight.dtype == np.float32 else np.float64)
-
-
-def _scale_type(layer: Layer) -> type[np.floating[Any]]:
-    return np.float16 if _tensor(layer).dtype == ir.DataType.FLOAT16 else np.float32
-
-
-def _tensor(layer: Layer) -> ir.TensorProtocol:
-    tensor = constant(layer.weight)
-    assert tensor is not None  # `layers` lists constants only
-    return tensor
