@@ -148,7 +148,6 @@ class Candidate:
         folds: the runtime folds what was emitted at load, so that this costs no time.
         saves: of a pass that changes a part of weights (`CompressionPass.partial`): bytes that each
             loses, by name.
-        stored: its weights have their last form: none that stores them differently may follow.
         follows: of a pass that only stores weights differently: whether it may also follow the
             candidates of others, on the weights that they make.
     """
@@ -159,7 +158,6 @@ class Candidate:
     flops: int
     folds: bool = False
     saves: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    stored: bool = False
     follows: bool = True
 
     def __str__(self) -> str:

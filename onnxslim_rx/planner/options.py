@@ -137,7 +137,7 @@ def _with_chains(
             follows=candidate.follows and offered_by.replaces == "weight",
         )
         yield plain
-        for form in () if candidate.stored else forms:
+        for form in forms:
             yield Choice(
                 (*plain.stages, *form.stages),
                 # errors of two independent roundings add in squares

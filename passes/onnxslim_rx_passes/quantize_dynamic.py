@@ -8,8 +8,8 @@ emitted into one or two kernels when it loads the model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,7 @@ class QuantizeDynamic(CompressionPass):
     """
 
     name: ClassVar[str] = "quantize-dynamic"
+    replaces: ClassVar[Literal["output", "weight"]] = "weight"
     bits: int = 8
     min_elements: int = 4096
 
@@ -97,8 +98,11 @@ class QuantizeDynamic(CompressionPass):
             norm = float(np.linalg.norm(wanted))
             error = float(np.linalg.norm(_seen(x) @ dequantize(grid) - wanted)) / (norm or 1.0)
         size = int(weight.size + weight.shape[1] * 4)
-        stage = Stage(self.name, {"bits": self.bits})
-        yield Candidate((stage,), error, size, 2 * weight.size, stored=True)
+        yield Candidate((Stage(self.name, {"bits": self.bits}),), error, size, 2 * weight.size)
+
+    def follows_data(self, stage: Stage) -> bool:
+        """Yes: a weight may make up for what the layers before it lost."""
+        return True
 
     def transform(
         self, layer: Layer, stage: Stage, factors: Factors, stats: LayerStatistics | None
@@ -119,7 +123,7 @@ class QuantizeDynamic(CompressionPass):
 
     def apply(
         self, layer: Layer, stage: Stage, stats: LayerStatistics | None, tape: ir.tape.Tape
-    ) -> ir.Value | Skip:
+    ) -> Mapping[ir.Value, ir.Value] | Skip:
         """Emit the integer product and its scaling."""
         weight = weight_of(layer)
         if not is_finite(weight):
@@ -137,11 +141,11 @@ class QuantizeDynamic(CompressionPass):
         result = tape.op("Mul", [single, tape.op("Mul", [scale, by_column])])
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is None or beta == 0.0:
-            return result
+            return {layer.output: result}
         if beta != 1.0:
             factor = tape.initializer(ir.tensor(np.float32(beta), name=f"{name}.beta"))
             bias = tape.op("Mul", [bias, factor])
-        return tape.op("Add", [result, bias])
+        return {layer.output: tape.op("Add", [result, bias])}
 
     @staticmethod
     def _rounded(weight: npt.NDArray[Any], bits: int) -> Quantized:
