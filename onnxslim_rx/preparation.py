@@ -45,8 +45,14 @@ _LOOKED_AT = 64
 # As many made-up samples as a quick run affords: they prove little however many there are.
 _SYNTHETIC_SAMPLES = 16
 
-# Where data proves little, a rank may only be cut where hardly anything of the weight is lost.
-_BLIND_ERROR = 0.02
+# Where data proves little: the largest relative error that each kind of pass may make. Hardly
+# anything may be lost by cutting a rank; 2 bits are too few; how activations round is not known.
+_BLIND_ERRORS = {
+    "factorize-": 0.02,
+    "tensorize-": 0.02,
+    "quantize-weights": 0.15,
+    "quantize-dynamic": 0.0,
+}
 _THREADED_SIDE = 1024
 
 
@@ -234,11 +240,13 @@ def longest(data: Dataset) -> Mapping[str, Any]:
 
 
 def safe_without_data(choice: Choice) -> bool:
-    """Whether a choice may be made on samples that prove little: cuts no rank that is needed."""
-    factorized = any(
-        stage.pass_name.startswith(("factorize-", "tensorize-")) for stage in choice.stages
+    """Whether a choice may be made on samples that prove little: see `_BLIND_ERRORS`."""
+    return all(
+        choice.error <= most
+        for stage in choice.stages
+        for prefix, most in _BLIND_ERRORS.items()
+        if stage.pass_name.startswith(prefix)
     )
-    return not factorized or choice.error <= _BLIND_ERROR
 
 
 def size_on_disk(original: ir.Model, path: str | None) -> int:

@@ -13,6 +13,9 @@ import pytest
 import onnxslim_rx as rx
 from onnxslim_rx.errors import BudgetError, InputError
 from onnxslim_rx.ir import load, size_bytes
+from onnxslim_rx.passbase import Stage
+from onnxslim_rx.planner import Choice
+from onnxslim_rx.preparation import safe_without_data
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +211,25 @@ def linear(rng, k=64, n=48):
     value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(weight.shape)
     model.graph.register_initializer(value)
     return model
+
+
+@pytest.mark.parametrize(
+    ("stages", "error", "safe"),
+    [
+        ([], 0.0, True),
+        ([("factorize-gemm", {"rank": 8})], 0.01, True),
+        ([("factorize-gemm", {"rank": 8})], 0.03, False),
+        ([("tensorize-gemm", {"rank": 8})], float("nan"), False),
+        ([("quantize-weights", {"bits": 4})], 0.11, True),
+        ([("quantize-weights", {"bits": 2})], 0.4, False),
+        ([("factorize-gemm", {"rank": 8}), ("quantize-weights", {"bits": 4})], 0.11, False),
+        ([("quantize-dynamic", {"bits": 8})], 0.01, False),
+        ([("of-others", {})], 0.5, True),
+    ],
+)
+def test_what_may_be_done_without_data(stages, error, safe):
+    choice = Choice(tuple(Stage(*stage) for stage in stages), error, bytes=1, flops=1)
+    assert safe_without_data(choice) == safe
 
 
 def test_without_data_the_report_says_that_it_knows_less(rng):

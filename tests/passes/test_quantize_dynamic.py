@@ -57,7 +57,9 @@ def test_a_product_is_that_of_the_integers(rng: np.random.Generator, bits: int) 
     assert np.abs(found - x @ weight).max() > 1e-3  # it is no float product
 
 
-@pytest.mark.parametrize("attributes", ["transB = 0", "transB = 1", "transB = 1, alpha = -0.5, beta = 3.0"])
+@pytest.mark.parametrize(
+    "attributes", ["transB = 0", "transB = 1", "transB = 1, alpha = -0.5, beta = 3.0"]
+)
 @pytest.mark.parametrize("bias", [None, (N,), (1,), (4, N)])
 def test_gemm(rng: np.random.Generator, attributes: str, bias: tuple[int, ...] | None) -> None:
     weight = rng.standard_normal((K, N)).astype(np.float32)
