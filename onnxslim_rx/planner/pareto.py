@@ -17,13 +17,14 @@ def unbeaten(choices: Sequence[Choice]) -> list[Choice]:
     """The choices without those that another one beats clearly, in their order.
 
     One beats another of the same storage form where its predicted error is clearly smaller, and
-    bytes, operations and latency are no more. What keeps the layer, and what has no predicted
-    error, is never beaten.
+    bytes, operations and latency are no more. What keeps the layer, what has no predicted error,
+    and what follows others in chains, whose damage is told from it, is never beaten.
 
     Args:
         choices: of one layer, with latencies.
     """
-    return [c for c in choices if not any(_beats(other, c) for other in choices)]
+    needed = {c.stages[1:] for c in choices}
+    return [c for c in choices if c.stages in needed or not any(_beats(o, c) for o in choices)]
 
 
 def _beats(one: Choice, other: Choice) -> bool:

@@ -17,6 +17,7 @@ import onnx_ir as ir
 import scipy.linalg
 
 from onnxslim_rx.errors import InputError
+from onnxslim_rx.linalg.moments import ridge, triangular_root
 from onnxslim_rx.passbase import (
     Candidate,
     CompressionPass,
@@ -38,7 +39,6 @@ __all__ = ["QuantizeDynamic"]
 Matrix = npt.NDArray[np.float64]
 
 _LEVELS = 255  # of DynamicQuantizeLinear, between the least and the largest activation
-_RIDGE = 1e-6  # of the mean of the Gram matrix's diagonal, where noise is made
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,11 +199,9 @@ def _noise(weight: Matrix, stats: LayerStatistics | None) -> Matrix:
         return np.zeros_like(weight)
     x = stats.sample.astype(np.float64)
     wanted = np.sqrt(np.mean(np.square((_seen(x) - x) @ weight), axis=0) * max(stats.rows, 1))
-    gram = stats.gram + np.eye(len(stats.gram)) * (_RIDGE * np.trace(stats.gram) / len(stats.gram))
+    # in directions that the sample hardly shows there is no telling how much makes as much error
+    gram = stats.gram + np.eye(len(stats.gram)) * ridge(stats.gram, max(stats.rows, 1))
     noise = np.random.default_rng(0).standard_normal(weight.shape)
-    if not np.trace(gram) > 0.0:
-        return np.zeros_like(weight)
-    root = scipy.linalg.cholesky(gram, lower=False, check_finite=False)
-    noise = scipy.linalg.solve_triangular(root, noise, check_finite=False)
+    noise = scipy.linalg.solve_triangular(triangular_root(gram), noise, check_finite=False)
     made = np.sqrt(np.einsum("kn,kn->n", noise, stats.gram @ noise))
     return np.asarray(noise * (wanted / np.where(made > 0, made, 1.0)))

@@ -133,6 +133,22 @@ def test_the_error_is_that_of_a_run(rng: np.random.Generator) -> None:
     assert spread[0] ** 2 < 0.3 * np.sum(spread**2)
 
 
+def test_noise_stays_small_where_the_sample_shows_nothing(rng: np.random.Generator) -> None:
+    """Channels that were always 0, or nearly, may be something else in other samples."""
+    weight = rng.standard_normal((K, N)).astype(np.float32)
+    x = rng.standard_normal((400, K)).astype(np.float32)
+    x[:, :5] = 0.0
+    x[:, 5:9] *= 1e-4
+    model = build(f"g (float[B,{K}] x) => (float[B,{N}] y) {{ y = MatMul(x, w) }}", {"w": weight})
+    one = QuantizeDynamic(min_elements=1)
+    (layer,) = one.layers(model)
+    assert isinstance(layer, Layer)
+    stage = Stage("quantize-dynamic", {"bits": 8})
+    (stand_in,) = one.transform(layer, stage, (weight.astype(np.float64),), statistics(x))
+    others = np.abs(stand_in - weight)[9:]
+    assert np.abs(stand_in - weight)[:9].max() < 10 * others.max()
+
+
 @pytest.mark.parametrize(
     ("text", "options", "why"),
     [

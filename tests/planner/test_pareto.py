@@ -30,6 +30,14 @@ def test_what_is_clearly_worse_in_everything_goes():
     assert unbeaten(every) == [c for c in every if c is not bad]
 
 
+def test_what_tells_the_damage_of_chains_stays():
+    keep, cut = Choice(KEEP, 0.0, 100, 100), choice(1, 0.1, 50, 50, 0.5)
+    form, other = (Choice((Stage("store", {"bits": n}),), 0.1 / n, 25, 100) for n in (4, 8))
+    chain = choice(1, 0.12, 12, 50, 0.5, form.stages[0])
+    assert unbeaten([keep, form, other]) == [keep, other]
+    assert unbeaten([keep, form, other, cut, chain]) == [keep, form, other, cut, chain]
+
+
 numbers = st.tuples(st.floats(0.01, 1), st.integers(1, 4), st.integers(1, 4), st.floats(0.1, 1))
 
 
