@@ -43,6 +43,9 @@ _PASS = "quantize-weights"
 _MILD = {"bits": 8, "group": 0, "form": "cast-mul"}
 """What a weight gets that the format asked for does not suit: INT8, one scale a channel."""
 
+_NAMED = 5
+"""So many weights are named in a note; the report has all of them."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantizer:
@@ -104,12 +107,16 @@ class _Run:
     def __init__(self, options: Quantizer) -> None:
         self.options = options
         self.target = load_target(options.target)
-        asked = options.asked(self.target)
-        tables = asked | {"bits": options.embedding_bits or options.bits}
-        self.asked, self.tables, self.mild = _pass(asked), _pass(tables), _pass(_MILD)
+        self.asked = options.asked(self.target)
+        self.tables = self.asked | {"bits": options.embedding_bits or options.bits}
+        if options.method == "hqq":  # which is made for weights that sums run over
+            self.tables["method"] = "clip"
+        self.one = _pass(self.asked)
+        _pass(self.tables)  # checks the options
         self.shelf: Shelf | None = None
         if options.cache is not None:
-            about = [asked, tables, dataclasses.asdict(self.target), version("onnxslim-rx")]
+            target = dataclasses.asdict(self.target)
+            about = [self.asked, self.tables, target, version("onnxslim-rx")]
             self.shelf = Shelf(options.cache, about)
         self.timings: dict[str, float] = {}
         self.notes: list[str] = []
@@ -146,6 +153,7 @@ class _Run:
             count_flops=flops_counter({}),
             model=model,
         )
+        self.tell_milder([row for row, _ in treated])
         report = make_report(facts, [], [], [])
         report.layers = [row for row, _ in treated]
         planned = tuple(LayerPlan(row.name, stages, row.error) for row, stages in treated if stages)
@@ -154,7 +162,7 @@ class _Run:
 
     def treat(self, model: ir.Model) -> list[tuple[LayerRow, tuple[Stage, ...]]]:
         """Quantize every weight that is wanted, in place; what was done to each."""
-        found = list(self.asked.layers(model))
+        found = list(self.one.layers(model))
         self.check_patterns(found)
         sizes = [_size(one) if self.wants(one) else 0 for one in found]
         editor, opsets = Editor(model), dict(model.opset_imports)
@@ -171,7 +179,6 @@ class _Run:
                 advance(size)
         if self.shelf is not None:
             self.shelf.limit()
-        self.tell_milder(rows)
         return rows
 
     def wants(self, one: Layer | Skipped) -> bool:
@@ -200,40 +207,68 @@ class _Run:
             return row, ()
         if place is not None and kept is None:
             place.keep(made)
-        splice(editor, layer, made.made, made.tape, self.asked)
+        splice(editor, layer, made.made, made.tape, self.one)
         stage = Stage(_PASS, made.about["options"])
         row.stages, row.why, row.error = [str(stage)], made.about["why"], made.about["error"]
         row.params_after, row.bytes_after = row.params_before, made.about["bytes"]
         return row, (stage,)
 
     def make(self, layer: Layer) -> Fragment | Skip:
-        """What is asked for; else the milder format; else why not."""
+        """What is asked for; else the milder format, and why; else why not."""
         asked = self.tables if layer.kind == "embedding" else self.asked
-        refusals: list[str] = []
-        for one in (asked, self.mild):
-            for candidate in one.candidates(layer, None, self.target):
-                (stage,) = candidate.stages
-                tape = ir.tape.Tape()
-                made = one.apply(layer, stage, None, tape)
-                if isinstance(made, Skip):
-                    refusals.append(made.why)
-                    continue
+        made = self.emit(asked, layer, "")
+        if made is not None:
+            return made
+        why = _refusal(asked, layer)
+        return self.emit(_MILD, layer, why) or Skip(why)
+
+    def emit(self, options: Mapping[str, Any], layer: Layer, why: str) -> Fragment | None:
+        """What the pass makes of a weight; None where it offers nothing."""
+        one = _pass(options)
+        for candidate in one.candidates(layer, None, self.target):
+            (stage,) = candidate.stages
+            tape = ir.tape.Tape()
+            made = one.apply(layer, stage, None, tape)
+            if not isinstance(made, Skip):
                 about = {
                     "options": dict(stage.options),
-                    "error": candidate.error,
+                    "why": why,
+                    "error": float(candidate.error),
                     "bytes": candidate.bytes,
-                    "why": ", ".join(refusals),
                 }
                 return Fragment(tape, made, about)
-            refusals.append("no candidate")
-        return Skip(refusals[0])
+        return None
 
-    def tell_milder(self, rows: Sequence[tuple[LayerRow, tuple[Stage, ...]]]) -> None:
-        """Name the weights that did not get the format asked for."""
+    def tell_milder(self, rows: Sequence[LayerRow]) -> None:
+        """Name the weights that did not get what was asked for."""
+        names: dict[str, list[str]] = {}
+        for row in rows:
+            if row.changed and row.why:
+                names.setdefault(row.why, []).append(row.name)
+        for why, found in names.items():
+            more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            listed = ", ".join(found[:_NAMED]) + more
+            self.notes.append(f"8 bits, with one scale a channel, for {listed}: {why}.")
+
+
+def _refusal(asked: Mapping[str, Any], layer: Layer) -> str:
+    """Why the pass offers nothing for a weight."""
+    tape = ir.tape.Tape()
+    stage = Stage(_PASS, {**asked, "scales": "float16"})
+    made = _pass(asked).apply(layer, stage, None, tape)
+    if isinstance(made, Skip):
+        return made.why
+    size = sum(value.const_value.nbytes for value in tape.initializers if value.const_value)
+    for node in tape.nodes:  # which would count as readers of the model's values
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+    if size >= _tensor(layer).nbytes or layer.kind != "embedding":
+        return "would not be smaller in blocks"
+    return "some row would lose too much in blocks"
 
 
 def _pass(options: Mapping[str, Any]) -> CompressionPass:
-    made = registry.make(_PASS, {"bits": 8})  # TEMP
+    made = registry.make(_PASS, options)
     assert isinstance(made, CompressionPass)  # it is our own
     return made
 
@@ -247,6 +282,6 @@ def _size(one: Layer | Skipped) -> int:
 
 
 def _tensor(layer: Layer) -> ir.TensorProtocol:
-    tensor = constant(layer.weight)
+    tensor = constant(layer.weights[0])
     assert tensor is not None  # `layers` lists constants only
     return tensor
