@@ -17,6 +17,7 @@ from onnxslim_rx.benchmark import Benchmark, measure
 from onnxslim_rx.calibration import Calibration, load_data
 from onnxslim_rx.calibration.collect import MEMORY_BYTES
 from onnxslim_rx.datafree import Quantizer
+from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import ModelLike, kind_of, load, save, to_kind
 from onnxslim_rx.metrics import load_metric
 from onnxslim_rx.optimizer import Optimizer, Outcome
@@ -30,9 +31,19 @@ from onnxslim_rx.runtime import Runner
 from onnxslim_rx.spectra import model_spectra
 from onnxslim_rx.targets import Target
 from onnxslim_rx.verify import Comparison, compare_runs, generate_inputs
-from onnxslim_rx.vocabulary import Allocation, Preset, Rounding, Verify, WeightForm
+from onnxslim_rx.vocabulary import Allocation, FloatType, Preset, Rounding, Verify, WeightForm
 
-__all__ = ["Result", "bench", "compare", "inspect", "optimize", "plan", "quantize", "simplify"]
+__all__ = [
+    "Result",
+    "bench",
+    "compare",
+    "dequantize",
+    "inspect",
+    "optimize",
+    "plan",
+    "quantize",
+    "simplify",
+]
 
 PathLike = str | os.PathLike[str]
 MetricLike = str | Callable[..., float]
@@ -40,7 +51,7 @@ MetricLike = str | Callable[..., float]
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `optimize` or `quantize` made.
+    """What `optimize`, `quantize` or `dequantize` made.
 
     Args:
         model: of the same kind as the input (for a path, an `onnx_ir.Model`).
@@ -85,6 +96,7 @@ def optimize(
     fold_limit: int | None = None,
     allocation: Allocation = "program",
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    requantize: bool = False,
 ) -> Result:
     """Make a model as small and fast as the budget allows.
 
@@ -117,6 +129,9 @@ def optimize(
             measurements allow), or for comparison "lagrangian", "greedy" or "uniform".
         options: options of compression passes by the name of the pass, such as
             `{"factorize-conv": {"method": "cp"}}`; all others are at their defaults.
+        requantize: what comes quantized is brought back to floating point (see `dequantize`) and
+            planned anew. The budget is held against the model as it came, and a result that is
+            larger or slower than that is not given.
 
     Returns:
         The result; nothing is written until `Result.save`.
@@ -129,6 +144,7 @@ def optimize(
         outcome = _optimizer(
             model, budget, calibration, metric, target, preset, seed, cache, memory_bytes,
             verify, skip, only, also, freeze_weights, fold_limit, allocation, options,
+            _dequantize(requantize, preset),
         ).run(_read_plan(plan))  # fmt: skip
     return _result(model, outcome)
 
@@ -152,12 +168,14 @@ def plan(
     fold_limit: int | None = None,
     allocation: Allocation = "program",
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    requantize: bool = False,
 ) -> Plan:
     """Decide what `optimize` would do; arguments and errors are the same."""
     with _showing(progress):
         outcome: Outcome = _optimizer(
             model, budget, calibration, metric, target, preset, seed, cache, memory_bytes,
             "end", skip, only, also, freeze_weights, fold_limit, allocation, options,
+            _dequantize(requantize, preset),
         ).run(None)  # fmt: skip
     return outcome.plan
 
@@ -279,6 +297,50 @@ def quantize(
     return result
 
 
+def dequantize(
+    model: ModelLike,
+    *,
+    dtype: FloatType = "float32",
+    keep_activations: bool = False,
+    verify: Verify = "end",
+    progress: bool = True,
+    skip: Sequence[str] = (),
+    also: Sequence[str] = (),
+    freeze_weights: bool = False,
+    fold_limit: int | None = None,
+) -> Result:
+    """Bring a quantized model back to floating point, cleaned up.
+
+    Weights become the numbers that their integers stand for. What quantization lost is not
+    recovered, but activations are no longer rounded.
+
+    Args:
+        model: see `optimize`.
+        dtype: how weights are stored; "float16" halves the file where 16 bits hold them with an
+            error below 0.1%, and costs no time where the runtime folds constants at load.
+        keep_activations: bring back weights alone; activations are rounded as before.
+        verify: see `simplify`; the clean-up before and behind is verified, the result compared.
+        progress: show bars on a terminal.
+        skip: names of passes of the clean-up to leave out.
+        also: see `optimize`.
+        freeze_weights: see `optimize`.
+        fold_limit: see `optimize`.
+
+    Returns:
+        The model; the report says how close its outputs are to those before.
+
+    Raises:
+        InputError: the model or an option cannot be used.
+    """
+    with _showing(progress):
+        outcome = _optimizer(
+            model, None, None, None, "ort-cpu", "safe", 0, None, None,
+            verify, skip, (), also, freeze_weights, fold_limit, "program", None,
+            {"dtype": dtype, "keep_activations": keep_activations},
+        ).run(None)  # fmt: skip
+    return _result(model, outcome)
+
+
 def compare(a: ModelLike, b: ModelLike, inputs: Calibration | None = None) -> Comparison:
     """How close the outputs of `b` are to those of `a`.
 
@@ -380,6 +442,7 @@ def _optimizer(
     fold_limit: int | None,
     allocation: Allocation,
     options: Mapping[str, Mapping[str, Any]] | None,
+    dequantize: Mapping[str, Any] | None,
 ) -> Optimizer:
     return Optimizer(
         model,
@@ -399,7 +462,18 @@ def _optimizer(
         fold_limit=fold_limit,
         allocation=allocation,
         options=options or {},
+        dequantize=dequantize,
     )
+
+
+def _dequantize(requantize: bool, preset: Preset | None) -> Mapping[str, Any] | None:
+    """Options of the pass, where it is to run."""
+    if requantize and preset == "safe":
+        raise InputError(
+            "requantize plans anew, and the preset safe plans nothing",
+            advice="use another preset, or dequantize",
+        )
+    return {} if requantize else None
 
 
 def _result(model: ModelLike, outcome: Outcome) -> Result:

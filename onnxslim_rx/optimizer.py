@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxslim_rx import registry
 from onnxslim_rx.calibration import MEMORY_BYTES, Calibration
+from onnxslim_rx.dequantization import dequantized, hint, outcome_notes
 from onnxslim_rx.errors import BudgetError, InputError
 from onnxslim_rx.ir import ModelLike, digest, load
 from onnxslim_rx.manager import JournalEntry
@@ -97,6 +98,8 @@ class Optimizer:
     fold_limit: int | None
     allocation: Allocation
     options: Mapping[str, Mapping[str, Any]]
+    dequantize: Mapping[str, Any] | None = None
+    """Options of the pass that brings back to floating point what comes quantized; None: no."""
 
     def run(self, plan: Plan | None) -> Outcome:
         """Carry out `plan`, or search for one.
@@ -200,15 +203,18 @@ class _Run:
     # -- phases --------------------------------------------------------------------------------
 
     def clean(self) -> tuple[ir.Model, Sequence[JournalEntry]]:
-        found = clean(
-            self.original,
-            verify=self.options.verify,
-            target=self.target,
-            seed=self.options.seed,
-            skip=[name for name in CLEAN if not self.wanted(name)],
-            also=self.options.also,
-            fold_limit=self.options.fold_limit,
-        )
+        how: dict[str, Any] = {
+            "verify": self.options.verify,
+            "target": self.target,
+            "seed": self.options.seed,
+            "skip": [name for name in CLEAN if not self.wanted(name)],
+            "also": self.options.also,
+            "fold_limit": self.options.fold_limit,
+        }
+        found = clean(self.original, **how)
+        if self.options.dequantize is not None:
+            found = dequantized(found, self.options.dequantize, **how)
+            self.notes += outcome_notes(self.original, found.journal)
         for entry in found.journal:
             if entry.failure:
                 self.notes.append(f"The pass {entry.name} was undone: {entry.failure}.")
@@ -291,6 +297,7 @@ class _Run:
 
     def search(self) -> Outcome:
         """Look for the cheapest plan that keeps the promise."""
+        self.notes += hint(self.cleaned) if self.options.dequantize is None else []
         passes = self.compression_passes()
         stats = self.statistics(passes)
         units, skipped = self.units(passes, stats)

@@ -7,6 +7,7 @@ from typing import Literal
 __all__ = [
     "Allocation",
     "CosineStat",
+    "FloatType",
     "Level",
     "Minimize",
     "Preset",
@@ -19,6 +20,7 @@ __all__ = [
 Allocation = Literal["program", "lagrangian", "greedy", "uniform"]
 Level = Literal["portable", "ort", "rx"]
 CosineStat = Literal["mean", "p5", "min"]
+FloatType = Literal["float32", "float16"]
 Minimize = Literal["latency", "bytes"]
 Preset = Literal["safe", "balanced", "small", "fast"]
 Rounding = Literal["nearest", "clip", "hqq"]

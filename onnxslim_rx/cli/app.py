@@ -26,6 +26,7 @@ _HOMES = {
     "simplify": "build",
     "plan": "build",
     "quantize": "build",
+    "dequantize": "build",
     "inspect": "look",
     "compare": "look",
     "bench": "look",

@@ -1,4 +1,4 @@
-"""Verbs that make something: optimize, simplify, plan, quantize."""
+"""Verbs that make something: optimize, simplify, plan, quantize, dequantize."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnxslim_rx.plans import Budget, Plan
     from onnxslim_rx.report import Report
 
-__all__ = ["optimize", "plan", "quantize", "simplify"]
+__all__ = ["dequantize", "optimize", "plan", "quantize", "simplify"]
 
 
 def optimize(args: argparse.Namespace) -> int:
@@ -133,6 +133,24 @@ def quantize(args: argparse.Namespace) -> int:
     return 0
 
 
+def dequantize(args: argparse.Namespace) -> int:
+    """Bring a quantized model back to floating point."""
+    check_outputs({"-o": args.output, "--json": args.json}, {"MODEL": args.model})
+    from onnxslim_rx import api
+
+    result = api.dequantize(
+        args.model,
+        dtype=args.type,
+        keep_activations=args.keep_activations,
+        verify=None if args.verify == "off" else args.verify,
+        progress=not args.quiet,
+        **_clean(args),
+    )
+    result.save(args.output)
+    _finish(args, result.report)
+    return 0
+
+
 def _check_budget(args: argparse.Namespace) -> None:
     if args.max_drop is not None and args.metric is None:
         raise InputError("--max-drop needs a metric", advice="add --metric NAME or FILE.py:FUNC")
@@ -166,6 +184,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
         "memory_bytes": args.calibration_memory,
         "only": args.only,
         "options": _settings(args),
+        "requantize": args.requantize,
         **_clean(args),
         "progress": not args.quiet,
     }

@@ -90,6 +90,12 @@ def add_search(parser: Parser) -> argparse._ArgumentGroup:
     _add_target(group)
     add_clean(group)
     group.add_argument(
+        "--requantize", action="store_true",
+        help="what comes quantized is brought back to floating point and planned anew; the budget"
+        " is held against MODEL as it is, and nothing larger or slower is written (give it again"
+        " with --plan)",
+    )  # fmt: skip
+    group.add_argument(
         "--only", metavar="PASS", action="append", default=[],
         help="use no pass but this one; may be given again",
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import get_args
 
 from onnxslim_rx.cli import values
 from onnxslim_rx.cli.argparser import Parser
@@ -19,6 +20,7 @@ from onnxslim_rx.cli.options import (
     add_search,
     add_verify,
 )
+from onnxslim_rx.vocabulary import FloatType
 
 __all__ = ["build_parser"]
 
@@ -62,6 +64,7 @@ def build_parser() -> Parser:
     _add_simplify(verbs)
     _add_plan(verbs)
     _add_quantize(verbs)
+    _add_dequantize(verbs)
     _add_inspect(verbs)
     _add_compare(verbs)
     _add_bench(verbs)
@@ -170,6 +173,35 @@ def _add_quantize(verbs: _Verbs[Parser]) -> None:
     add_quantization(parser)
     output = add_output(parser)
     _add_top(output)
+    add_profile(output)
+
+
+def _add_dequantize(verbs: _Verbs[Parser]) -> None:
+    parser = _verb(
+        verbs,
+        "dequantize",
+        "MODEL -o OUT",
+        "bring a quantized model back to floating point",
+        "Put weights of MODEL that are stored as integers, and what it computes on integers, in\n"
+        "floating point, clean up and write OUT. What quantization lost stays lost; optimize with\n"
+        "--requantize does this first and then compresses the model anew.",
+        f"  {PROG} dequantize model.int8.onnx -o model.onnx\n"
+        f"  {PROG} dequantize model.int4.onnx -o model.onnx --type float16",
+    )
+    _model(parser, output="where the result goes")
+    rewrites = parser.add_argument_group("rewrites")
+    rewrites.add_argument(
+        "--type", choices=get_args(FloatType), default="float32",
+        help="how weights are stored: float16 halves the file where 16 bits hold them with an error"
+        " below 0.1%% (default: float32)",
+    )  # fmt: skip
+    rewrites.add_argument(
+        "--keep-activations", action="store_true",
+        help="bring back weights alone; activations are rounded as before",
+    )  # fmt: skip
+    add_clean(rewrites)
+    add_verify(rewrites)
+    output = add_output(parser)
     add_profile(output)
 
 

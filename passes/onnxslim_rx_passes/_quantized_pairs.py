@@ -126,8 +126,8 @@ def _rounded_constant(draft: Draft, x: ir.Value, known: Parameters) -> ir.Value:
         raise RefusedError("scales do not fit the weight")
     scale, zero = known.scale.reshape(fit), known.zero.reshape(fit)
     steps = np.rint((weight / scale).astype(np.float64)) + zero
-    steps = np.clip(steps, known.lowest, known.highest, out=steps) - zero
-    result = (steps * scale.astype(np.float64)).astype(known.precision.numpy())
+    steps = np.clip(steps, known.lowest, known.highest) - zero
+    result = np.asarray(steps * scale.astype(np.float64)).astype(known.precision.numpy())
     return draft.tape.initializer(ir.tensor(result), name=f"{x.name}.rounded")
 
 
