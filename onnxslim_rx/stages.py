@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim_rx.inherited import inherited, statistics_by_input
 from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skip, Skipped, Stage
 from onnxslim_rx.rewriter import Editor
@@ -55,9 +56,10 @@ def apply_treatments(
     editor = Editor(model)
     todo = [(layer, tuple(stages), stats) for layer, stages, stats in treatments if stages]
     while todo:
-        following: dict[ir.Value, tuple[Stage, ...]] = {}
+        following: dict[ir.Value, _Following] = {}
         for layer, stages, stats in todo:
             found = _still_there(layer, model, passes[stages[0].pass_name])
+            known = statistics_by_input(layer, stats)
             made = (
                 apply_stage(editor, found, stages[0], stats, passes)
                 if found is not None
@@ -69,7 +71,8 @@ def apply_treatments(
             for old in made.moved.keys() & following.keys():
                 following[made.moved[old]] = following.pop(old)
             if len(stages) > 1:
-                following.update(dict.fromkeys(made.weights, stages[1:]))
+                rest = _Following(stages[1:], known)
+                following.update(dict.fromkeys(made.weights, rest))
         if between is not None:
             between()
             between = None
@@ -85,19 +88,24 @@ def _still_there(layer: Layer, model: ir.Model, one: CompressionPass) -> Layer |
     return next(found, None)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Following:
+    """Stages that a weight is still to go through, and what is known of what enters around it."""
+
+    stages: tuple[Stage, ...]
+    known: Mapping[ir.Value, LayerStatistics]
+
+
 def _next_layers(
-    model: ir.Model,
-    following: Mapping[ir.Value, tuple[Stage, ...]],
-    passes: Mapping[str, CompressionPass],
+    model: ir.Model, following: Mapping[ir.Value, _Following], passes: Mapping[str, CompressionPass]
 ) -> list[tuple[Layer, tuple[Stage, ...], LayerStatistics | None]]:
     """The layers of new weights, as the pass of each weight's next stage sees them."""
     found: list[tuple[Layer, tuple[Stage, ...], LayerStatistics | None]] = []
-    for name in sorted({stages[0].pass_name for stages in following.values()}):
+    for name in sorted({rest.stages[0].pass_name for rest in following.values()}):
         for layer in passes[name].layers(model):
-            if isinstance(layer, Layer) and layer.weight in following:
-                stages = following[layer.weight]
-                if stages[0].pass_name == name:
-                    found.append((layer, stages, None))
+            rest = following.get(layer.weight) if isinstance(layer, Layer) else None
+            if isinstance(layer, Layer) and rest and rest.stages[0].pass_name == name:
+                found.append((layer, rest.stages, inherited(rest.known, layer)))
     return found
 
 

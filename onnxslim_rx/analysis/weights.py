@@ -1,7 +1,7 @@
 """Which constant weights does which node read, and can they be compressed?
 
 A weight may lie in an initializer or in a Constant node, in any graph or function, and may reach
-its reader through `Identity`, `Transpose`, `Cast` or `DequantizeLinear`.
+its reader through `Identity`, `Transpose`, `Reshape`, `Cast` or `DequantizeLinear`.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ _QUANTIZED: Mapping[tuple[str, str], Mapping[int, tuple[WeightKind, int | None]]
     (_MS, "DynamicQuantizeLSTM"): {1: ("recurrent", 0), 2: ("recurrent", 0)},
     (_MS, "GatherBlockQuantized"): {0: ("embedding", 1)},
     (_MS, "QAttention"): {1: ("linear", 0)},
+    (_MS, "QGemm"): {3: ("linear", 0)},
 }
 _OPERATORS = {**_LAYERS, **_QUANTIZED}
 _OTHER: tuple[WeightKind, int | None] = ("other", None)
-_THROUGH = {"Identity", "Transpose", "Cast", "DequantizeLinear"}
+_THROUGH = {"Identity", "Transpose", "Reshape", "Cast", "DequantizeLinear"}
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
 
@@ -116,8 +117,8 @@ class _Read:
 def constant_root(value: ir.Value | None) -> tuple[ir.Value | None, tuple[ir.Node, ...]]:
     """The stored tensor behind a value, and the nodes between them.
 
-    Looks through `Identity`, `Transpose`, `Cast`, `DequantizeLinear` and the scaling of a cast
-    integer weight (`Mul(Cast(int), scale)`).
+    Looks through `Identity`, `Transpose`, `Reshape`, `Cast`, `DequantizeLinear` and the scaling of
+    a cast integer weight (`Mul(Cast(int), scale)`).
 
     Returns:
         The value of the initializer (also of one that is a graph input, so can be overridden) or

@@ -6,6 +6,11 @@
   8 and 2 bits take 4 to 20 times as long).
 - "dequantize-linear": DequantizeLinear in blocks in front of MatMul, which ONNX Runtime turns into
   MatMulNBits when it loads the model.
+
+Scales of float16 pass a Cast where the network is float32; it folds when the model is loaded. Where
+it does not, as optimisations are off, MatMulNBits at level 4 would read packed integers with scales
+that it never got, and give nonsense (measured, 1.20 to 1.31). So the integers then pass a Reshape:
+it folds where the Cast does, and where neither does, nothing is packed and all is right.
 """
 
 from __future__ import annotations
@@ -90,10 +95,15 @@ class _Emitter:
             self._made[suffix] = self.tape.initializer(tensor)
         return self._made[suffix]
 
+    @property
+    def casts(self) -> bool:
+        """Whether scales are stored in another type than the network has."""
+        return bool(self.rounded.scales.dtype != self.weight.dtype.numpy())
+
     def scales(self, array: Array) -> ir.Value:
         """Scales in the type of the network: those of another type pass a Cast, which folds."""
         stored = self.constant("scale", array)
-        if array.dtype == self.weight.dtype.numpy():
+        if not self.casts:
             return stored
         if "cast" not in self._made:
             self._made["cast"] = self.tape.op("Cast", [stored], {"to": self.weight.dtype})
@@ -133,19 +143,25 @@ class _Packed(_Emitter):
         ]
 
     def _values(self) -> ir.Value:
-        return self.constant(f"q{self.options.bits}", self.rounded.values)
+        """(rows, blocks, bytes)."""
+        if not (self.weight.is_looked_up or self.casts):
+            return self.constant(self._name, self.rounded.values)
+        if "blocks" not in self._made:
+            shape = self.constant("shape", np.array(self.rounded.values.shape))
+            self._made["blocks"] = self.tape.op("Reshape", [self._table(), shape])
+        return self._made["blocks"]
 
     def _table(self) -> ir.Value:
-        """(rows, bytes of K entries)."""
+        """(rows, bytes); where rows are looked up, of K entries and no more."""
         rows, k = self.weight.shape
-        size = k * self.options.bits // 8
-        if not self.weight.is_multiplied:
-            flat = self.rounded.values.reshape(rows, -1)[:, :size]
-            return self.constant(f"q{self.options.bits}", flat)
-        if "table" not in self._made:
-            shape = self.constant("shape", np.array([rows, size]))
-            self._made["table"] = self.tape.op("Reshape", [self._values(), shape])
-        return self._made["table"]
+        flat = self.rounded.values.reshape(rows, -1)
+        if self.weight.is_looked_up:
+            flat = flat[:, : k * self.options.bits // 8]
+        return self.constant(self._name, flat)
+
+    @property
+    def _name(self) -> str:
+        return f"q{self.options.bits}"
 
 
 class _Plain(_Emitter):
