@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxslim_rx.analysis.constants import numbers, root_of
 from onnxslim_rx.analysis.stored import Stored, stored
 from onnxslim_rx.passbase import Skip
+from onnxslim_rx.rewriter import remove
 from onnxslim_rx.rules import Scene
 
 __all__ = ["Draft", "RefusedError", "Weights"]
@@ -178,18 +179,36 @@ class Draft:
         """`y + bias`."""
         return y if bias is None else self.tape.op("Add", [y, bias])
 
-    def finish(self, *results: ir.Value, old: Sequence[ir.Node] = ()) -> bool:
-        """Put what was drafted in the place of the node, and of `old`, the last to go."""
-        nodes = [*old] or [self.node]
+    def finish(self, *results: ir.Value, behind: Sequence[ir.Node] = ()) -> bool:
+        """Put what was drafted in the place of the node, and drop what nobody reads any more.
+
+        Args:
+            results: one for each output of the node, or of the last of `behind`.
+            behind: nodes of the same graph that go as well.
+        """
+        nodes = [self.node, *behind]
         pairs: Mapping[ir.Value, ir.Value] = {
             before: after
-            for before, after in zip(nodes[-1].outputs, results, strict=False)
+            for before, after in zip(nodes[-1].outputs, results, strict=True)
             if before.uses() or before.is_graph_output()
         }
-        for before, after in pairs.items():
-            if after.producer() is None and not self.scene.can_forward(before, after):
-                raise RefusedError("the graph returns it")
-        return self.scene.replace(nodes, self.tape, pairs, keep=True)
+        read = [value for node in nodes for value in node.inputs]
+        self.scene.replace(nodes, self.tape, pairs)
+        self._sweep(read)
+        return True
+
+    def _sweep(self, values: Iterable[ir.Value | None]) -> None:
+        """Remove nodes that make `values` for nobody, and what they alone read."""
+        for value in values:
+            node = None if value is None else value.producer()
+            if node is None or node.graph is None:
+                continue
+            if any(one.uses() or one.is_graph_output() for one in node.outputs):
+                continue
+            inputs = list(node.inputs)
+            remove(node)
+            self.scene.editor.remove_unused(inputs)
+            self._sweep(inputs)
 
     def give_up(self, error: RefusedError) -> Skip:
         """Leave the node, and nothing of what was drafted."""

@@ -29,7 +29,7 @@ def integer_product(draft: Draft) -> bool:
         raise RefusedError("what it multiplies comes from no DynamicQuantizeLinear")
     if draft.input(2) is not maker.outputs[2]:
         raise RefusedError("scales or zero points differ")
-    chain, factors, inner = _chain(draft, maker.outputs[1])
+    chain, factors = _chain(draft, maker.outputs[1])
     a = draft.real(draft.needed(0), maker.outputs[1], draft.input(2))
     constants = [factor for factor in factors if numbers(factor) is not None]
     b, left = _second(draft, [f for f in factors if f not in constants], constants)
@@ -37,19 +37,18 @@ def integer_product(draft: Draft) -> bool:
     y = draft.tape.op(op_type, [a, b], node.attributes)
     for factor in left:
         y = draft.tape.op("Mul", [y, factor])
-    return draft.finish(y, old=[*inner, node, *chain])
+    return draft.finish(y, behind=chain)
 
 
-def _chain(draft: Draft, scale: ir.Value) -> tuple[list[ir.Node], list[ir.Value], list[ir.Node]]:
+def _chain(draft: Draft, scale: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
     """Cast and Muls behind the node up to the one that brings in `scale`.
 
     Returns:
-        These nodes; the other factors; the nodes that make factors out of several.
+        These nodes, and the other factors.
     """
     (value,) = draft.node.outputs
     chain: list[ir.Node] = []
     factors: list[ir.Value] = []
-    inner: list[ir.Node] = []
     while scale not in factors:
         readers = [use.node for use in value.uses()]
         reader = readers[0] if len(readers) == 1 and not value.is_graph_output() else None
@@ -59,26 +58,32 @@ def _chain(draft: Draft, scale: ir.Value) -> tuple[list[ir.Node], list[ir.Value]
             raise RefusedError("no product with its scale follows")
         if chain:
             other = reader.inputs[1] if reader.inputs[0] is value else reader.inputs[0]
-            _split(other, factors, inner)
+            factors += _split(other)
         elif not ir.DataType(reader.attributes.get_int("to", 0)).is_floating_point():
             raise RefusedError("no product with its scale follows")
         chain.append(reader)
         value = reader.outputs[0]
     factors.remove(scale)
-    return chain, factors, [one for one in inner if one.graph is draft.node.graph]
+    return chain, factors
 
 
-def _split(value: ir.Value | None, factors: list[ir.Value], inner: list[ir.Node]) -> None:
-    """Take a product of scales apart; `inner` gets the nodes, those that are read first first."""
-    node = None if value is None else value.producer()
-    if node is not None and node.op_type == "Mul" and node.domain == "":
-        if len(inner) >= _MOST_FACTORS:
-            raise RefusedError("there are too many factors")
-        for part in node.inputs:
-            _split(part, factors, inner)
-        inner.append(node)
-    elif value is not None:
-        factors.append(value)
+def _split(value: ir.Value | None) -> list[ir.Value]:
+    """The factors of a product, which are many in no model."""
+    parts = [] if value is None else [value]
+    for _ in range(_MOST_FACTORS):
+        products = [part for part in parts if _is_product(part)]
+        if not products:
+            return parts
+        node = products[0].producer()
+        assert node is not None  # that is what a product is
+        parts.remove(products[0])
+        parts += [one for one in node.inputs if one is not None]
+    raise RefusedError("there are too many factors")
+
+
+def _is_product(value: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and node.op_type == "Mul" and node.domain == ""
 
 
 def _second(

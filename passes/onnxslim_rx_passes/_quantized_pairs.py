@@ -44,19 +44,13 @@ def dequantized(draft: Draft, *, pairs: bool) -> bool:
     if maker.op_type == "DynamicQuantizeLinear" and values is maker.outputs[0]:
         if not _same(node, maker.outputs[1:]) or maker.inputs[0] is None:
             raise RefusedError("scales or zero points differ")
-        return _finish(draft, maker, maker.inputs[0])
+        return draft.finish(_returnable(draft, maker.inputs[0]))
     return _pair(draft, maker) if maker.op_type == "QuantizeLinear" else False
 
 
 def _same(node: ir.Node, others: Sequence[ir.Value | None]) -> bool:
     mine = (*node.inputs[1:], None)[:2]
     return all(a is b for a, b in zip(mine, others, strict=True))
-
-
-def _finish(draft: Draft, maker: ir.Node, result: ir.Value) -> bool:
-    together = maker.graph is draft.node.graph
-    old = [maker, draft.node] if together else [draft.node]
-    return draft.finish(_returnable(draft, result), old=old)
 
 
 def _returnable(draft: Draft, value: ir.Value) -> ir.Value:
@@ -81,12 +75,12 @@ def _pair(draft: Draft, maker: ir.Node) -> bool:
     if not ((after.scale > 0) & np.isfinite(after.scale)).all():
         raise RefusedError("a scale is not positive")
     if root_of(x) is not None:
-        return _finish(draft, maker, _rounded_constant(draft, x, before))
+        return draft.finish(_returnable(draft, _rounded_constant(draft, x, before)))
     if after.scale.size != 1:
         raise RefusedError("what is computed has several scales")
     if scene.facts.dtype(x) != after.precision:
         raise RefusedError("the types before and behind differ, or are not known")
-    return _finish(draft, maker, _saturated(draft, x, after))
+    return draft.finish(_returnable(draft, _saturated(draft, x, after)))
 
 
 def _saturated(draft: Draft, x: ir.Value, known: Parameters) -> ir.Value:
@@ -148,7 +142,7 @@ def _moved(draft: Draft, maker: ir.Node, *, pairs: bool) -> bool:
         maker.op_type, inputs, maker.attributes, num_outputs=len(maker.outputs)
     )
     place = list(maker.outputs).index(draft.needed(0))
-    return draft.finish(results[place], old=[maker, node])
+    return draft.finish(results[place])
 
 
 def _ends(value: ir.Value | None, *, constant: bool) -> bool:
