@@ -15,15 +15,15 @@ from tools import (
     bench_conv_bars,
     bench_conv_cifar,
     bench_conv_models,
-    bench_conv_run,
     bench_conv_simple,
+    bench_run,
 )
 from tools.bench_conv_cifar import Row, chosen
 from tools.bench_conv_macs import macs
 from tools.bench_conv_models import ModelRow
 from tools.bench_conv_plot import draw
-from tools.bench_conv_run import Done, Job
 from tools.bench_conv_simple import SimpleRow
+from tools.bench_run import Done, Job
 
 
 def row(method="mix", allocation="program", share=0.4, accuracy=0.808, ratio=0.6, kept=None):
@@ -163,7 +163,7 @@ def test_each_method_is_asked_for_alone(tmp_path, monkeypatch, root):
 
 
 def test_a_job_that_fails_says_why(tmp_path):
-    done = bench_conv_run.run(Job(str(tmp_path / "missing.onnx"), str(tmp_path / "out.onnx")))
+    done = bench_run.run(Job(str(tmp_path / "missing.onnx"), str(tmp_path / "out.onnx")))
     assert done.exit_code == 2
     assert "missing.onnx" in done.error
     assert done.cpu_seconds > 0
@@ -176,7 +176,7 @@ def test_a_job_that_works_leaves_model_and_report(tmp_path, root):
     plan.write_text(empty.to_toml(), encoding="utf-8")
     job = Job(str(model), str(tmp_path / "out.onnx"), plan=str(plan))
     (tmp_path / "job.json").write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
-    assert bench_conv_run.main([str(tmp_path / "job.json")]) == 0
+    assert bench_run.main([str(tmp_path / "job.json")]) == 0
     found = json.loads((tmp_path / "out.found.json").read_text(encoding="utf-8"))
     assert 20 < found["peak_mb"] < 5000
     assert found["report"]["model"] == str(model)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tools import bench_factorize, bench_factorize_memory
-from tools.bench_factorize_memory import Peak, measure_memory, missed_memory
+from tools.bench_factorize_memory import measure_memory, missed_memory
+from tools.bench_peak import Peak
 
 MB = 1 << 20
 

@@ -17,12 +17,13 @@ from tools import bench_measure
 from tools.bench_conv_macs import macs
 from tools.bench_conv_peers import uniform
 from tools.bench_conv_plain import METHODS as PEERS
-from tools.bench_conv_run import PASS, Done, Job, run
 from tools.bench_data import Task, cifar
+from tools.bench_run import Done, Job, run
 
-__all__ = ["MIX", "Asked", "Row", "cifar_data", "measured", "own_rows", "peer_rows"]
+__all__ = ["MIX", "PASS", "Asked", "Row", "cifar_data", "measured", "own_rows", "peer_rows"]
 
 MIX = "mix"
+PASS = "factorize-conv"
 IMAGES = (512, 5000)  # to calibrate on, to measure on
 Asked = tuple[str, Allocation, float]
 """Method, allocation, share of the multiply-adds."""

@@ -12,8 +12,8 @@ import numpy as np
 from models import make_vgg16
 from tools import bench_measure
 from tools.bench_conv_macs import macs
-from tools.bench_conv_run import Done, Job, run
 from tools.bench_data import ASSETS, PREPARE, Task, imagenet
+from tools.bench_run import Done, Job, run
 
 __all__ = ["KEPT", "WAYS", "ModelRow", "kept_row", "unexplained", "vgg_row"]
 

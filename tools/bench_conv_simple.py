@@ -17,10 +17,11 @@ from onnxslim_rx.passbase import Stage
 from onnxslim_rx.plans import LayerPlan
 from onnxslim_rx.registry import offered
 from tools import bench_measure
+from tools.bench_conv_cifar import PASS
 from tools.bench_conv_macs import sites
 from tools.bench_conv_peers import at_ranks
-from tools.bench_conv_run import PASS, ROOT, Job, run
 from tools.bench_data import ASSETS
+from tools.bench_run import ROOT, Job, run
 
 __all__ = ["SETTINGS", "SimpleRow", "parameters", "simple_rows", "stages", "trained"]
 

@@ -3,24 +3,19 @@
 
     python3 tools/bench_factorize_memory.py MODEL PASS SHARE
 
-Runs one pass alone to a share of the model's bytes and prints one JSON object. The weights lie in a
-mapped file, and what is mapped is not counted: its pages go where others need the room. Counted is
-anonymous memory (`RssAnon` and `RssShmem` of /proc/self/status, Linux only), sampled by a thread,
-less what there was before.
+Runs one pass alone to a share of the model's bytes and prints one JSON object. Counted is anonymous
+memory (see bench_peak.py; Linux only), less what there was before.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import onnx
@@ -30,54 +25,13 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its par
 import onnxslim_rx as rx
 from models import make_gpt2
 from onnxslim_rx import optimizer
+from tools.bench_peak import Peak, watching
 
 BAR_GB = 1.5
 RUNS = {"factorize-gemm": 0.85, "quantize-weights": 0.5}
 """Passes that run alone, and the share of the bytes that is promised."""
 
 SAMPLES, LENGTH = 8, 16
-_EVERY = 0.005  # seconds between two looks
-
-
-class Peak:
-    """The most anonymous memory, bytes, in all and in each phase, from when it is made."""
-
-    def __init__(self) -> None:
-        self.phases: dict[str, int] = {}
-        self.start = self.peak = anonymous()
-        self._running: list[str] = []
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Whatever runs inside belongs to the phase `name`."""
-        self._running.append(name)
-        self._look()
-        try:
-            yield
-        finally:
-            self._look()
-            self._running.pop()
-
-    def _watch(self) -> None:
-        wait = threading.Event()
-        while not wait.wait(_EVERY):
-            self._look()
-
-    def _look(self) -> None:
-        running = list(self._running)
-        now = anonymous()
-        self.peak = max(self.peak, now)
-        # what began while this thread was looking does not get what was there before it
-        for name in running:
-            self.phases[name] = max(self.phases.get(name, 0), now)
-
-
-def anonymous() -> int:
-    """Bytes of the process that are no pages of files."""
-    with Path("/proc/self/status").open(encoding="ascii") as status:
-        lines = dict(line.split(":", 1) for line in status)
-    return sum(int(lines[key].split()[0]) << 10 for key in ("RssAnon", "RssShmem"))
 
 
 def run(model: Path, name: str, share: float) -> dict[str, Any]:
@@ -86,14 +40,8 @@ def run(model: Path, name: str, share: float) -> dict[str, Any]:
     tokens = vocabulary(model)
     rng = np.random.default_rng(1)
     data = [{"input_ids": rng.integers(0, tokens, (1, LENGTH))} for _ in range(SAMPLES)]
-    peak, plain = Peak(), optimizer._Run.phase
-
-    @contextlib.contextmanager
-    def watched(self: Any, phase: str) -> Iterator[None]:
-        with peak.phase(phase), plain(self, phase):
-            yield
-
-    with mock.patch.object(optimizer._Run, "phase", watched):
+    peak = Peak()
+    with watching(optimizer._Run, peak):
         budget = rx.Budget(max_bytes=int(share * size))
         result = rx.optimize(model, budget=budget, calibration=data, only=[name], progress=False)
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:

@@ -16,16 +16,14 @@ logits that are finite.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
-from unittest import mock
 
 import numpy as np
 import onnxruntime
@@ -35,7 +33,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its par
 import onnxslim_rx as rx
 from onnxslim_rx import datafree
 from onnxslim_rx.vocabulary import Rounding
-from tools.bench_factorize_memory import LENGTH, Peak, bytes_of, decoder, vocabulary
+from tools.bench_factorize_memory import LENGTH, bytes_of, decoder, vocabulary
+from tools.bench_peak import Peak, watching
 
 BAR_GB = 2.5
 LAYERS, WIDTH = 24, 2048
@@ -44,15 +43,9 @@ METHOD: Rounding = "hqq"
 
 def run(model: Path, output: Path, method: Rounding) -> dict[str, Any]:
     """Quantize; bytes of the peak above the start, in all and by phase, and seconds."""
-    peak, plain = Peak(), datafree._Run.phase
-
-    @contextlib.contextmanager
-    def watched(self: Any, phase: str) -> Iterator[None]:
-        with peak.phase(phase), plain(self, phase):
-            yield
-
+    peak = Peak()
     begin = time.perf_counter(), time.process_time()
-    with mock.patch.object(datafree._Run, "phase", watched):
+    with watching(datafree._Run, peak):
         result = rx.quantize(model, method=method, progress=False)
     with peak.phase("save"):
         result.save(output)

@@ -1,12 +1,13 @@
 """One optimisation in a process of its own, whose CPU time and peak memory are taken.
 
-    python3 tools/bench_conv_run.py JOB.json
+    python3 tools/bench_run.py JOB.json
 
 reads a `Job`, writes its model, and beside it the report and the memory used. `run` starts this.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,12 +22,13 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its par
 
 from onnxslim_rx.vocabulary import Allocation
 from tools.bench_measure import read
+from tools.bench_peak import Peak, watching
 
-__all__ = ["PASS", "ROOT", "Done", "Job", "run"]
+__all__ = ["ROOT", "Done", "Job", "peak_mb", "run", "spend"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU_LIMIT = 3600  # seconds of one optimisation, so that a hang ends
-PASS = "factorize-conv"
+_EVERY = 0.02  # seconds between two looks at the memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Done:
         error: the last line that a process that failed wrote.
         cpu_seconds: of all threads.
         peak_mb: most memory in use, 10^6 bytes; None where it failed.
+        phases: CPU seconds and most anonymous memory above the start, 10^6 bytes, of each; Linux.
         report: see `rx.Result.report`; empty where it failed.
     """
 
@@ -73,6 +76,7 @@ class Done:
     cpu_seconds: float
     peak_mb: float | None
     report: Mapping[str, Any]
+    phases: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
 def run(job: Job) -> Done:
@@ -84,45 +88,64 @@ def run(job: Job) -> Done:
         stale.unlink(missing_ok=True)
     asked = output.with_suffix(".job.json")
     asked.write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
+    code, seconds, error = spend([sys.executable, __file__, str(asked)], log)
+    if code != 0:
+        return Done(code, error, seconds, None, {})
+    made = json.loads(found.read_text(encoding="utf-8"))
+    phases = {name: (cpu, peak) for name, (cpu, peak) in made["phases"].items()}
+    return Done(0, "", seconds, made["peak_mb"], made["report"], phases)
+
+
+def spend(command: Sequence[str], log: Path) -> tuple[int, float, str]:
+    """Run a command; its exit code, CPU seconds of all threads, last line where it failed."""
     with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, __file__, str(asked)], stdout=stream, stderr=stream
-        )
+        process = subprocess.Popen(command, stdout=stream, stderr=stream)
         _, status, used = os.wait4(process.pid, 0)
     process.returncode = code = os.waitstatus_to_exitcode(status)
     seconds = used.ru_utime + used.ru_stime
-    if code != 0:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return Done(code, lines[-1] if lines else f"exit code {code}", seconds, None, {})
-    made = json.loads(found.read_text(encoding="utf-8"))
-    return Done(0, "", seconds, made["peak_mb"], made["report"])
+    if code == 0:
+        return code, seconds, ""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return code, seconds, lines[-1] if lines else f"exit code {code}"
 
 
 def main(argv: Sequence[str]) -> int:
     """Carry out the job in the file that is named."""
     import onnxslim_rx as rx
+    from onnxslim_rx import optimizer
 
+    on_linux = sys.platform.startswith("linux")
+    peak = Peak(_EVERY) if on_linux else None
     job = Job(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     try:
-        result = rx.optimize(
-            job.model,
-            budget=rx.Budget(**job.budget) if job.budget else None,
-            calibration=None if job.data is None else read(Path(job.data)),
-            plan=job.plan,
-            progress=False,
-            cache=job.cache,
-            skip=tuple(job.skip),
-            allocation=job.allocation,
-            options=job.options,
-        )
+        with watching(optimizer._Run, peak) if peak else contextlib.nullcontext():
+            result = rx.optimize(
+                job.model,
+                budget=rx.Budget(**job.budget) if job.budget else None,
+                calibration=None if job.data is None else read(Path(job.data)),
+                plan=job.plan,
+                progress=False,
+                cache=job.cache,
+                skip=tuple(job.skip),
+                allocation=job.allocation,
+                options=job.options,
+            )
         result.save(job.output)
     except rx.OnnxslimError as error:
         print(str(error).replace("\n", " "), file=sys.stderr)
         return error.exit_code
-    found = {"peak_mb": peak_mb(), "report": result.report.to_dict()}
+    found = {"peak_mb": peak_mb(), "phases": phases(peak), "report": result.report.to_dict()}
     path = Path(job.output).with_suffix(".found.json")
     path.write_text(json.dumps(found), encoding="utf-8")
     return 0
+
+
+def phases(peak: Peak | None) -> dict[str, tuple[float, float]]:
+    """CPU seconds and 10^6 bytes above the start by phase; nothing where they were not watched."""
+    if peak is None:
+        return {}
+    seconds = peak.cpu_seconds
+    return {name: (seconds[name], (top - peak.start) / 1e6) for name, top in peak.phases.items()}
 
 
 def peak_mb() -> float:
