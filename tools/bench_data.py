@@ -18,7 +18,7 @@ import os
 import sysconfig
 import wave
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +58,34 @@ class Task:
 
 def minilm(task: Task, rng: np.random.Generator, calibrate: int = 256) -> None:
     """256 sentences to calibrate, 400 others to score, each of its own length."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(ASSETS / "models" / "minilm_tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     lines = (ASSETS / "data" / "sst2_train.tsv").read_text(encoding="utf-8").splitlines()[1:]
     sentences = sorted({line.split("\t")[0].strip() for line in lines})
     order = rng.permutation(len(sentences))
     # the same 400 score, however many calibrate
     chosen = [*np.concatenate([order[:256], order[656:]])[:calibrate], *order[256:656]]
-    for number, index in enumerate(chosen):
-        ids = np.array([tokenizer.encode(sentences[index]).ids], np.int64)
-        sample = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        sample["token_type_ids"] = np.zeros_like(ids)
+    for number, sample in enumerate(tokens([sentences[index] for index in chosen])):
         task.add("calibrate" if number < calibrate else "score", sample)
+
+
+def tokens(sentences: Iterable[str]) -> Iterator[Sample]:
+    """What MiniLM reads of each sentence, a batch of one, all of its tokens."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(ASSETS / "models" / "minilm_tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    for sentence in sentences:
+        yield sentence_of(np.array(tokenizer.encode(sentence).ids, np.int64))
+
+
+def sentence_of(ids: Array) -> Sample:
+    """The inputs of MiniLM for one sequence of tokens, int64 (length,)."""
+    row = ids[None]
+    return {
+        "input_ids": row,
+        "attention_mask": np.ones_like(row),
+        "token_type_ids": np.zeros_like(row),
+    }
 
 
 def cifar(
