@@ -11,6 +11,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from onnxslim_rx.analysis.macs import Flops, flops
+from onnxslim_rx.analysis.packed import packed_elements
 from onnxslim_rx.analysis.spectrum import SPECTRUM_LIMIT, Spectrum, energy_ranks
 from onnxslim_rx.analysis.weights import WeightUse, weight_uses
 from onnxslim_rx.ir import constant, graphs, nodes, size_bytes
@@ -32,7 +33,8 @@ class InspectRow:
         kind: what the weight is to the node (see `WeightKind`); "activations" for a node that
             multiplies without a constant, "rest" for all other constants together.
         shape: of the weight as stored; () without one.
-        params: elements of the weight. A tied weight counts in each of its rows.
+        params: elements of the weight, also where several share a stored byte. A tied weight
+            counts in each of its rows.
         macs: multiply-adds of the node (of several weights of one node each has its part); None
             where not known.
         bytes: of the weight as stored.
@@ -100,8 +102,12 @@ def parameters(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
 
 
 def params(model: ir.Model) -> int:
-    """Number of elements of all parameters; tied weights count once."""
-    return sum(tensor.size for _, tensor in parameters(model))
+    """Number of elements of all parameters; tied weights count once.
+
+    Weights in blocks count as many as they stand for, whatever they are packed in.
+    """
+    packed = packed_elements(model)
+    return sum(packed.get(id(tensor), tensor.size) for _, tensor in parameters(model))
 
 
 def _constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
@@ -137,6 +143,7 @@ def inspect_model(
     total_bytes = sum(tensor.nbytes for tensor in weights.values())
     uses = [use for use in weight_uses(model) if use.kind != "other"]
     limit = None if spectra == "all" else SPECTRUM_LIMIT
+    packed = packed_elements(model)
     sizes: collections.Counter[ir.Node] = collections.Counter()
     for use in uses:
         sizes[use.node] += use.tensor.size
@@ -147,7 +154,8 @@ def inspect_model(
             macs = cost.nodes[use.node].macs if use.node in cost.nodes else None
             if macs is not None:
                 macs = macs * use.tensor.size // max(sizes[use.node], 1)
-            rows.append(_weight_row(use, macs, total_bytes, ranks))
+            elements = packed.get(id(use.tensor), use.tensor.size)
+            rows.append(_weight_row(use, elements, macs, total_bytes, ranks))
             advance(1)
     in_rows = {id(use.tensor) for use in uses}
     rest = [tensor for tensor in weights.values() if id(tensor) not in in_rows]
@@ -157,14 +165,18 @@ def inspect_model(
 
 
 def _weight_row(
-    use: WeightUse, macs: int | None, total_bytes: int, ranks: tuple[int, int, int] | None
+    use: WeightUse,
+    elements: int,
+    macs: int | None,
+    total_bytes: int,
+    ranks: tuple[int, int, int] | None,
 ) -> InspectRow:
     return InspectRow(
         name=use.tensor.name or use.weight.name or use.node.name or "",
         op=use.node.op_type,
         kind=use.kind,
         shape=tuple(use.tensor.shape.numpy()),
-        params=use.tensor.size,
+        params=elements,
         macs=macs,
         bytes=use.tensor.nbytes,
         share=use.tensor.nbytes / max(total_bytes, 1),
@@ -242,7 +254,7 @@ def _totals(
     )
     opsets = dict(model.graph.opset_imports)
     return {
-        "params": sum(tensor.size for tensor in weights.values()),
+        "params": params(model),
         "weight_bytes": sum(tensor.nbytes for tensor in weights.values()),
         "file_bytes": size_bytes(model),
         "compressible_bytes": sum(compressible.values()),

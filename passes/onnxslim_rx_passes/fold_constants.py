@@ -38,7 +38,8 @@ class FoldConstants(RewritePass):
     nodes that it makes superfluous did. So tied weights stay tied. Left alone are random and
     custom operators, owners of subgraphs, functions, and what keeps weights small in the file:
     DequantizeLinear, casts from integers of 8 bits and less to floats, casts of 16-bit floats to
-    wider ones.
+    wider ones. So is what makes the integers of MatMulNBits: while a cast makes its scales, they
+    must not be constants where those are none (see `_block_nodes`).
 
     Args:
         max_bytes: no larger tensor is computed; bytes, at least 0.
@@ -87,7 +88,13 @@ def _may_fold(node: ir.Node, model: ir.Model) -> bool:
         and not is_random(node)
         and not has_reference(node)
         and not list(bodies(node))
+        and not _makes_packed(node)
     )
+
+
+def _makes_packed(node: ir.Node) -> bool:
+    uses = (use for value in node.outputs for use in value.uses())
+    return any(use.node.op_type == "MatMulNBits" and use.idx == 1 for use in uses)
 
 
 class _Work:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import onnx_ir as ir
+
 from onnxslim_rx.analysis.facts.known import Known, Rule, Shape, Site
 from onnxslim_rx.analysis.facts.rules.elementwise import broadcast_shapes
 from onnxslim_rx.analysis.facts.rules.products import product_shape
@@ -45,6 +47,19 @@ def _packed_matmul(site: Site) -> Sequence[Known]:
     return (Known(first.dtype, shape),)
 
 
+def _packed_look_up(site: Site) -> Sequence[Known]:
+    """Rows of a table: bytes hold several numbers each."""
+    data, indices = site.get(0), site.get(1)
+    dtype = site.get(2).dtype
+    axis = site.attribute("gather_axis", 0)
+    if data.shape is None or indices.shape is None or axis:
+        return (Known(dtype),)
+    in_bytes = data.dtype == ir.DataType.UINT8
+    each = 8 // site.attribute("bits", 4) if in_bytes else 1
+    last = data.shape[-1] * each
+    return (Known(dtype, (*indices.shape, *data.shape[1:-1], last)),)
+
+
 def _to_float(site: Site) -> Sequence[Known]:
     """A product of integers, scaled to the type of the scale at input 2."""
     return (Known(site.get(2).dtype, product_shape(site.get(0).shape, site.get(1).shape)),)
@@ -69,6 +84,7 @@ RULES: dict[str, Rule] = {
     "DynamicQuantizeMatMul": _to_float,
     "FusedConv": WINDOWS["Conv"],
     "FusedMatMul": _fused_matmul,
+    "GatherBlockQuantized": _packed_look_up,
     "MatMulIntegerToFloat": _to_float,
     "MatMulNBits": _packed_matmul,
     "MultiHeadAttention": _heads,
