@@ -116,9 +116,9 @@ def _per_direction(array: npt.NDArray[np.generic], count: int) -> npt.NDArray[np
 
 
 def _q_attention(draft: Draft) -> bool:
-    x = draft.real(draft.needed(0), draft.needed(2), draft.input(6))
-    w = draft.real(draft.needed(1), draft.needed(3), draft.input(7), axis=-1)
-    rest = [draft.input(4), draft.input(5), draft.input(8)]
+    x = draft.real(draft.needed(0), draft.needed(3), draft.input(6))
+    w = draft.real(draft.needed(1), draft.needed(4), draft.input(7), axis=-1)
+    rest = [draft.input(2), draft.input(5), draft.input(8)]
     while rest and rest[-1] is None:
         rest.pop()
     return _same_outputs(draft, "Attention", [x, w, *rest], _MS)

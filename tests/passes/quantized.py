@@ -32,14 +32,14 @@ def node(op_type: str, inputs: str, outputs: str = "y", **attributes: Any) -> on
 
 def model(
     graph: Sequence[onnx.NodeProto],
-    weights: Mapping[str, Array | onnx.TensorProto],
+    weights: Mapping[str, Any],
     *,
     inputs: Inputs | None = None,
     outputs: Mapping[str, type] | None = None,
     opset: int = 21,
 ) -> onnx.ModelProto:
     """A model of `x`, float32 (N, 8) unless stated, to `y`, float32."""
-    kinds = inputs or {"x": (np.float32, ["N", 8])}
+    kinds = {"x": (np.float32, ["N", 8])} if inputs is None else inputs
     made = helper.make_graph(
         list(graph),
         "g",
