@@ -39,7 +39,7 @@ def model(
     opset: int = 21,
 ) -> onnx.ModelProto:
     """A model of `x`, float32 (N, 8) unless stated, to `y`, float32."""
-    kinds = {"x": (np.float32, ["N", 8])} if inputs is None else inputs
+    kinds: Inputs = {"x": (np.float32, ["N", 8])} if inputs is None else inputs
     made = helper.make_graph(
         list(graph),
         "g",
