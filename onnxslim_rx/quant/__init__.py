@@ -1,6 +1,9 @@
 """Quantization of weights: grids, rounding and packing; arrays in, arrays out."""
 
 from onnxslim_rx.quant.blocks import BlockFormat, Blocks, restore, round_to, stored_bytes
+from onnxslim_rx.quant.descent import refine, round_refined
+from onnxslim_rx.quant.gptq import round_gptq
+from onnxslim_rx.quant.gram import damped, error
 from onnxslim_rx.quant.grid import Quantized, dequantize, quantize_symmetric, relative_error
 from onnxslim_rx.quant.nearest import round_clipped, round_nearest
 from onnxslim_rx.quant.packing import pack, pack_zeros, unpack, unpack_zeros
@@ -9,14 +12,19 @@ __all__ = [
     "BlockFormat",
     "Blocks",
     "Quantized",
+    "damped",
     "dequantize",
+    "error",
     "pack",
     "pack_zeros",
     "quantize_symmetric",
+    "refine",
     "relative_error",
     "restore",
     "round_clipped",
+    "round_gptq",
     "round_nearest",
+    "round_refined",
     "round_to",
     "stored_bytes",
     "unpack",

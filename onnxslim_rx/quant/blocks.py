@@ -159,11 +159,17 @@ def check_weight(weight: Array) -> Array:
     return w
 
 
-def parts(array: Array) -> Iterator[slice]:
-    """Rows of a matrix, some at a time: copies in float64 stay small."""
-    rows = max(1, _PART // max(array.shape[1], 1))
+def parts(array: Array, entries: int | None = None) -> Iterator[slice]:
+    """Rows of a matrix, some (of `entries` in all) at a time: copies in float64 stay small."""
+    rows = max(1, (entries or _PART) // max(array.shape[1], 1))
     for start in range(0, len(array), rows):
         yield slice(start, start + rows)
+
+
+def some(blocks: Blocks, part: slice) -> Blocks:
+    """Some rows of a weight in blocks."""
+    zeros = None if blocks.zeros is None else blocks.zeros[part]
+    return Blocks(blocks.values[part], blocks.scales[part], zeros, blocks.format)
 
 
 def spread(by_block: Array, k: int, block_format: BlockFormat) -> Array:
