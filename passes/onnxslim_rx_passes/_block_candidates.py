@@ -52,7 +52,7 @@ def block_candidates(
         if not _suits(weight, options, target, stored.nbytes, known.gram is not None):
             continue
         try:
-            made = rounded(rows, options, known.gram)
+            made = rounded(rows, options, known.gram, known.samples)
         except ValueError:  # scales that overflow their type
             continue
         errors = errors_of(rows, made, options, known, table=weight.is_looked_up)

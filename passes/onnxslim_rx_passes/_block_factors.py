@@ -61,15 +61,16 @@ def _rounded(
 ) -> npt.NDArray[np.floating]:
     """In float64, or in float32 where the weight is given so."""
     own = settled(options, known, weight.layer.name, factor=factor)
-    made = rounded(rows.astype(weight.dtype.numpy(), copy=False), own, known.gram)
+    made = rounded(rows.astype(weight.dtype.numpy(), copy=False), own, known.gram, known.samples)
     dtype = np.float32 if rows.dtype == np.float32 else np.float64
     return made.dense(rows.shape[1], own, dtype)
 
 
 def _behind(known: Known, factor: Matrix, *, table: bool) -> Known:
     """What is known of the inputs of the next factor."""
-    if table and known.counts is not None:
-        return Known((factor * known.counts[:, None]).T @ factor, None)
-    if known.gram is None or table:
-        return Known(None, None)
-    return Known(factor.T @ known.gram @ factor, None)
+    counts = known.counts
+    if table and counts is not None:
+        return Known((factor.T * counts) @ factor, None, max(int(counts.sum()), 1))
+    if table or known.gram is None:
+        return Known()
+    return Known(factor.T @ known.gram @ factor, None, known.samples)

@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from onnxslim_rx.passbase import Array
 from onnxslim_rx_passes._block_options import NBITS, BlockOptions
-from onnxslim_rx_passes._block_rounding import Rounded
+from onnxslim_rx_passes._block_rounding import Factor, Rounded
 from onnxslim_rx_passes._block_weights import BlockWeight
 from onnxslim_rx_passes._tables import Read
 
@@ -67,15 +67,36 @@ class _Emitter:
         if read.node.op_type == "Gather":
             return self.look_up(read.activation)
         if read.node.op_type == "MatMul":
-            return self.product(read.activation)
+            return self._whole(read.activation)
         return self._gemm(read)
+
+    def _whole(self, x: ir.Value) -> ir.Value:
+        """The product with the whole weight: of scaled inputs, and corrected."""
+        tape, inputs = self.tape, self.rounded.inputs
+        y = self.product(tape.op("Mul", [x, self.constant("inputs", inputs)]) if inputs.size else x)
+        if not self.options.rank:
+            return y
+        thin = tape.op("MatMul", [x, self._factor("a", self.rounded.first)])
+        return tape.op(
+            "Add", [y, tape.op("MatMul", [thin, self._factor("b", self.rounded.second)])]
+        )
+
+    def _factor(self, name: str, factor: Factor) -> ir.Value:
+        """A factor of the correction, which folds when the model is loaded."""
+        if name not in self._made:
+            cast = self.tape.op(
+                "Cast", [self.constant(f"{name}.int8", factor.values)], {"to": self.weight.dtype}
+            )
+            scales = self.constant(f"{name}.scale", factor.scales)
+            self._made[name] = self.tape.op("Mul", [cast, scales])
+        return self._made[name]
 
     def _gemm(self, read: Read) -> ir.Value:
         """Gemm's transpose, scalings and bias around a product."""
         node, tape, x = read.node, self.tape, read.activation
         if node.attributes.get_int("transA", 0):
             x = tape.op("Transpose", [x], {"perm": [1, 0]})
-        y = self._scaled(self.product(x), node, "alpha")
+        y = self._scaled(self._whole(x), node, "alpha")
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         return y if bias is None else tape.op("Add", [y, self._scaled(bias, node, "beta")])
 
@@ -189,14 +210,15 @@ class _Plain(_Emitter):
 
     def _dequantized(self, *, turned: bool) -> ir.Value:
         k = self.weight.shape[1]
-        values, zeros = self.rounded.integers(k, self.options)
+        values, _, zeros, _ = self.rounded.blocks(k, self.options)
         arrays: Mapping[str, Array] = {"scale": self.rounded.scales}
         dtype = _INTEGERS[self.options.bits, zeros is not None]
+        offset = 0
         if zeros is None:  # signed integers, whose zero point is 0
-            values = values.astype(np.int16) - self.options.block_format.middle
+            offset = self.options.block_format.middle
         else:
             arrays = {**arrays, "zero": zeros.astype(dtype.numpy())}
-        stored = values.astype(dtype.numpy())
+        stored = (values.astype(np.int16) - offset).astype(dtype.numpy())
         stored, *grid = [a.T if turned else a for a in (stored, *arrays.values())]
         inputs = [self.constant(f"q{self.options.bits}", stored, dtype), self.scales(grid[0])]
         inputs += [self.constant("zero", zero, dtype) for zero in grid[1:]]

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim_rx.errors import InputError
-from onnxslim_rx.linalg import output_energy
 from onnxslim_rx.passbase import Array, LayerStatistics
+from onnxslim_rx.quant import error
 from onnxslim_rx_passes._block_options import BlockOptions
 from onnxslim_rx_passes._block_rounding import Rounded
 from onnxslim_rx_passes._block_weights import BlockWeight
@@ -20,6 +20,7 @@ __all__ = ["Errors", "Known", "errors_of", "known_of", "settled"]
 
 Matrix = npt.NDArray[np.float64]
 
+_PART = 1 << 20  # entries that are in memory in float64 at a time
 _SEEN = 2  # reads by calibration from which on a row counts as known
 
 
@@ -27,12 +28,14 @@ class Known(NamedTuple):
     """Of one weight (rows, K): what it is multiplied with, and which rows are read.
 
     Args:
-        gram: (K, K) second moments, or None.
+        gram: (K, K) sum of second moments, or None.
         counts: (rows,) how often calibration read each row of a table, or None.
+        samples: how many rows of inputs were summed up.
     """
 
-    gram: Matrix | None
-    counts: Array | None
+    gram: Matrix | None = None
+    counts: Array | None = None
+    samples: int = 1
 
 
 class Errors(NamedTuple):
@@ -55,13 +58,14 @@ def known_of(weight: BlockWeight, stats: LayerStatistics | None) -> Known:
         InputError: the statistics are of another layer.
     """
     if stats is None:
-        return Known(None, None)
+        return Known()
     if weight.is_looked_up:
         counts, gram = table_statistics(weight.layer.name, weight.shape, stats)
+        # the mean over rows, as if one had been seen: tables are not rounded by such
         return Known(gram, counts)
     if stats.gram is not None and len(stats.gram) != weight.shape[1]:
         raise InputError(f"the statistics of {weight.layer.name} are of another layer")
-    return Known(stats.gram, None)
+    return Known(stats.gram, None, max(stats.rows, 1))
 
 
 def settled(options: BlockOptions, known: Known, name: str, *, factor: bool) -> BlockOptions:
@@ -94,20 +98,13 @@ def errors_of(
         table: whether rows of it are looked up.
     """
     k = rows.shape[1]
-    lost, total = np.zeros(len(rows)), np.zeros(len(rows))
-    products = np.zeros(2)
-    for part, dense in rounded.parts(k, options):
-        exact = rows[part].astype(np.float64)
-        dense -= exact
-        lost[part] = np.einsum("rk,rk->r", dense, dense)
-        total[part] = np.einsum("rk,rk->r", exact, exact)
-        if known.gram is not None:
-            products += [output_energy(one.T, known.gram) for one in (dense, exact)]
-    found = [_ratio(products[0], products[1])] if known.gram is not None else []
-    if table or not found:
-        found.append(_ratio(lost.sum(), total.sum()))
+    plain = not (rounded.inputs.size or options.rank)
+    stands = rounded.blocks(k, options) if plain else rounded.dense(k, options)
+    found = [error(rows, stands, known.gram)]
     if not table:
-        return Errors(max(found), 0.0)
+        return Errors(found[0], 0.0)
+    lost, total = _by_row(rows, rounded, options)
+    found.append(_ratio(lost.sum(), total.sum()))
     rare = np.ones(len(rows), bool)
     if known.counts is not None:
         counts = known.counts.astype(np.float64)
@@ -115,6 +112,19 @@ def errors_of(
         rare = known.counts < _SEEN
     alone = np.sqrt(np.divide(lost, total, out=np.zeros_like(lost), where=total > 0))
     return Errors(max(found), float(alone[rare].max(initial=0.0)))
+
+
+def _by_row(rows: Array, rounded: Rounded, options: BlockOptions) -> tuple[Matrix, Matrix]:
+    """Squared errors and squares of each row."""
+    lost, total = np.zeros(len(rows)), np.zeros(len(rows))
+    step = max(1, _PART // rows.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        exact = rows[part].astype(np.float64)
+        wrong = rounded.dense(rows.shape[1], options, part=part) - exact
+        lost[part] = np.einsum("rk,rk->r", wrong, wrong)
+        total[part] = np.einsum("rk,rk->r", exact, exact)
+    return lost, total
 
 
 def _ratio(lost: float, total: float) -> float:

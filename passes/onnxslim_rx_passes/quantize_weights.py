@@ -105,7 +105,7 @@ class QuantizeWeights(CompressionPass):
     rank: int | None = None
     form: str | None = None
     scales: str | None = None
-    max_row_error: float = 0.25
+    max_row_error: float = 0.4
     min_elements: int = 512
 
     def __post_init__(self) -> None:
@@ -198,7 +198,8 @@ class QuantizeWeights(CompressionPass):
         known = known_of(weight, stats)
         own = settled(options, known, layer.name, factor=factor)
         try:
-            made = rounded(weight.rows(tensor_of(weight.root).numpy()), own, known.gram)
+            stored = weight.rows(tensor_of(weight.root).numpy())
+            made = rounded(stored, own, known.gram, known.samples)
         except ValueError as error:
             return Skip(str(error))
         return emit_blocks(weight, made, own, tape)
