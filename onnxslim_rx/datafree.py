@@ -175,7 +175,8 @@ class _Run:
                 elif not self.wants(one):
                     rows.append((LayerRow(one.name, one.op, skipped="left out, as asked"), ()))
                 else:
-                    rows.append(self.treat_one(one, editor, opsets))
+                    with task(f"{one.name}, {size / 1e6:,.0f} MB"):
+                        rows.append(self.treat_one(one, editor, opsets))
                 advance(size)
         if self.shelf is not None:
             self.shelf.limit()
