@@ -261,7 +261,13 @@ class _Run:
         select, cache = self.parts.select, self.options.cache
         with self.phase("measure latency"):
             measure_latencies(
-                units, passes, self.target, model=self.cleaned, sample=longest(select), cache=cache
+                units,
+                passes,
+                self.target,
+                model=self.cleaned,
+                sample=longest(select),
+                cache=cache,
+                slower=self.budget.minimize == "bytes" or self.budget.max_bytes is not None,
             )
         for unit in units:
             unit.choices = unbeaten(unit.choices)

@@ -12,8 +12,9 @@ __all__ = ["Cost", "aims"]
 
 Cost = Callable[[Pick], float]
 
-# What the second aim weighs beside the first.
+# What the second aim weighs beside the first; where that made a slower model, what time weighs.
 _SECOND_AIM = 0.25
+_TIME_FIRST = 4.0
 
 
 def aims(budget: Budget, bundles: Sequence[Bundle]) -> list[Cost]:
@@ -35,7 +36,11 @@ def aims(budget: Budget, bundles: Sequence[Bundle]) -> list[Cost]:
     def folding(pick: Pick) -> float:
         return pick.bytes / total_bytes if pick.folds else math.inf
 
-    known: dict[str, Cost] = {"latency": faster, "bytes": weighted(_SECOND_AIM, 1.0)}
+    known: dict[str, Cost] = {
+        "latency": faster,
+        "bytes": weighted(_SECOND_AIM, 1.0),
+        "bytes, in no more time": weighted(_TIME_FIRST, 1.0),
+    }
     order: list[str] = [budget.minimize]
     if budget.max_bytes is not None:
         order.append("bytes")
@@ -44,4 +49,6 @@ def aims(budget: Budget, bundles: Sequence[Bundle]) -> list[Cost]:
     if not budget.limits_quality:  # the limits alone say what to make small
         order = order[1:] or order
         known["latency"] = weighted(1.0, _SECOND_AIM)
+    if "bytes" in order:
+        order.insert(order.index("bytes") + 1, "bytes, in no more time")
     return [*(known[name] for name in dict.fromkeys(order)), folding]

@@ -33,7 +33,7 @@ class Pick:
         ms: predicted latency of the units; 0 where none was measured.
         flops: operations of the units on all samples that calibration saw; 0 where it saw none.
         folds: nothing but storage that the runtime undoes when it loads the model.
-        idle: a layer is replaced by what runs no faster.
+        idle: a layer is replaced by what runs no faster, or stored in a form that is slower.
     """
 
     choices: tuple[int, ...]
@@ -170,6 +170,7 @@ def _with_choice(
         return dataclasses.replace(state, choices=(*state.choices, index), ms=ms, flops=flops)
     weights = frozenset(unit.layer.weights)
     use = _use(choice, passes)
+    same_speed = choice.relative_latency == 1.0
     for other, theirs in state.uses:
         if weights & theirs and "whole" in (use, other):
             return None
@@ -192,7 +193,7 @@ def _with_choice(
         ms,
         flops,
         state.folds and choice.folds and len(choice.stages) == 1,
-        state.idle or (use == "whole" and choice.relative_latency >= 1.0),
+        state.idle or choice.relative_latency > 1.0 or (use == "whole" and same_speed),
         lost,
     )
 

@@ -15,7 +15,7 @@ from onnxslim_rx.planner.ladder import Ladder, Option, greedy, uniform
 from onnxslim_rx.planner.problem import Outcome, Problem
 from onnxslim_rx.planner.program import Bound, allocate
 from onnxslim_rx.planner.search import climb, descent
-from onnxslim_rx.planner.within import least_damage
+from onnxslim_rx.planner.within import least_damage, no_slower
 from onnxslim_rx.planner.workshop import Draft, Workshop
 from onnxslim_rx.plans import Budget, Plan
 from onnxslim_rx.progress import Advance, task
@@ -166,7 +166,10 @@ class _Solver:
         bound = max(_AIM * allowed / factor, self._workshop.damage(best))
         picks = allocate(
             [[cost(pick) for pick in bundle.picks] for bundle in self._bundles],
-            [Bound([[pick.damage for pick in bundle.picks] for bundle in self._bundles], bound)],
+            [
+                Bound([[pick.damage for pick in bundle.picks] for bundle in self._bundles], bound),
+                no_slower(self._bundles),
+            ],
         )
         if picks is None:
             return None

@@ -14,7 +14,7 @@ from onnxslim_rx.planner.problem import Problem
 from onnxslim_rx.planner.program import Bound, allocate
 from onnxslim_rx.planner.workshop import Draft, Workshop
 
-__all__ = ["least_damage"]
+__all__ = ["least_damage", "no_slower"]
 
 # Predictions leave out what a few more nodes take.
 _ROUNDS = 6
@@ -42,7 +42,8 @@ def least_damage(
         for bundle in bundles
     ]
     for _ in range(_ROUNDS):
-        picks = allocate(damages, [limit.bound(bundles) for limit in limits])
+        bounds = [limit.bound(bundles) for limit in limits]
+        picks = allocate(damages, [*bounds, no_slower(bundles)]) or allocate(damages, bounds)
         if picks is None:
             return None
         draft = Draft(tuple(picks))
@@ -51,6 +52,12 @@ def least_damage(
         if not any(beyond):
             return draft
     return None
+
+
+def no_slower(bundles: Sequence[Bundle]) -> Bound:
+    """What picks take together is no more time than all layers as they are."""
+    values = [[pick.ms for pick in bundle.picks] for bundle in bundles]
+    return Bound(values, sum(bundle.picks[0].ms for bundle in bundles))
 
 
 class _Limit:

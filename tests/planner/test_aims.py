@@ -40,3 +40,11 @@ def test_what_is_no_faster_is_not_taken_for_speed(budget, expected):
 def test_at_last_only_what_folds_away_is_left():
     *_, last = aims(Budget(min_cosine=0.99), [Bundle((0,), PICKS)])
     assert [last(one) for one in PICKS] == [1.0, 0.25, math.inf, math.inf]
+
+
+def test_where_size_made_it_slower_time_weighs_more():
+    first, second, _ = aims(Budget(min_cosine=0.99, minimize="bytes"), [Bundle((0,), PICKS)])
+    slow, kept = pick(4, 10.0, 1.2), PICKS[0]
+    assert first(slow) < first(kept)
+    assert second(slow) - second(kept) == pytest.approx(4 * 0.2 - 0.9)
+    assert [second(one) for one in PICKS] == pytest.approx([5.0, 4.25, 2.5, 4.1])

@@ -356,5 +356,16 @@ def test_a_saving_of_next_to_nothing_is_none(base, expected):
     choices = [Choice((Stage("p", {"rank": n}),), 0.1, 1, 1, folds=False) for n in (1, 2)]
     unit = Unit(unit_of([]).layer, None, [Choice(KEEP, 0.0, 1, 1), *choices])
     ratios = {choice.stages: ratio for choice, ratio in zip(choices, (0.9, 0.8), strict=True)}
-    latency._settle(unit, base, ratios, TARGET)
+    latency._settle(unit, base, ratios, TARGET, slower=False)
     assert [choice.relative_latency for choice in unit.choices[1:]] == expected
+
+
+def test_what_is_slower_stays_only_where_size_counts():
+    choices = [Choice((Stage("p", {"rank": n}),), 0.1, 1, 1, folds=False) for n in (1, 2)]
+    ratios = {choice.stages: ratio for choice, ratio in zip(choices, (1.5, 0.8), strict=True)}
+    kept = []
+    for slower in (True, False):
+        unit = Unit(unit_of([]).layer, None, [Choice(KEEP, 0.0, 1, 1), *choices])
+        latency._settle(unit, 1.0, ratios, TARGET, slower=slower)
+        kept.append([choice.relative_latency for choice in unit.choices[1:]])
+    assert kept == [[1.5, 0.8], [0.8]]

@@ -44,6 +44,7 @@ def measure_latencies(
     model: ir.Model | None = None,
     sample: Mapping[str, Any] | None = None,
     cache: Path | None = None,
+    slower: bool = False,
 ) -> None:
     """Fill in the latency of every choice that does not fold away at load.
 
@@ -58,6 +59,7 @@ def measure_latencies(
         sample: a complete input of it: layers are timed on what enters them then. Without the two
             on made-up numbers, which only layers of one activation allow.
         cache: a folder where timings are kept for later calls on the same device.
+        slower: keep choices that are slower: others may save the time that they take.
     """
     pending = [unit for unit in units if any(not c.folds for c in unit.choices)]
     activations = Activations(model, sample)
@@ -66,7 +68,7 @@ def measure_latencies(
     with task("time layers", len(pending)) as advance:
         for unit in pending:
             base, ratios = clock.times(unit)
-            _settle(unit, base, ratios, target)
+            _settle(unit, base, ratios, target, slower)
             advance(1)
 
 
@@ -77,7 +79,9 @@ def _region(unit: Unit) -> Region | None:
         return None
 
 
-def _settle(unit: Unit, base: float, ratios: Mapping[Stages, float], target: Target) -> None:
+def _settle(
+    unit: Unit, base: float, ratios: Mapping[Stages, float], target: Target, slower: bool
+) -> None:
     unit.latency_ms = base
     kept = []
     for choice in unit.choices:
@@ -92,7 +96,7 @@ def _settle(unit: Unit, base: float, ratios: Mapping[Stages, float], target: Tar
             or 0.0 < (1.0 - ratio) * base < _LEAST_SAVING_MS
         ):
             ratio = 1.0
-        if ratio <= 1.0:
+        if slower or ratio <= 1.0:
             choice.relative_latency, choice.latency_ms = ratio, ratio * base
             kept.append(choice)
     unit.choices = kept
