@@ -22,7 +22,17 @@ HEAVY = {
     "jinja2", "matplotlib", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "rich",
     "scipy", "shtab", "torch",
 }  # fmt: skip
-VERBS = ["optimize", "simplify", "plan", "inspect", "compare", "bench", "passes", "devices"]
+VERBS = [
+    "optimize",
+    "simplify",
+    "plan",
+    "dequantize",
+    "inspect",
+    "compare",
+    "bench",
+    "passes",
+    "devices",
+]
 
 
 def usage_error(capsys, *words: str) -> str:
@@ -51,7 +61,7 @@ def test_options_of_optimize_reach_the_verb():
         "calibration": "d.npz", "preset": "small", "target": "portable", "plan": None,
         "save_plan": "p.toml", "report": "r.html", "json": "j.json", "seed": 7, "verify": "off",
         "skip": ["a", "b"], "only": ["c"], "profile": True, "quiet": True,
-        "freeze_weights": False, "also": ["d"], "fold_limit": 2_000_000,
+        "freeze_weights": False, "also": ["d"], "fold_limit": 2_000_000, "requantize": False,
         "cache": "kept", "cosine_stat": "p5", "outputs": ["a", "b"], "minimize": "bytes",
         "calibration_memory": 500_000_000, "set": [("p", "rank", 8)],
     }  # fmt: skip
@@ -69,7 +79,6 @@ def test_options_of_optimize_reach_the_verb():
         (["optimize", "m", "-o", "o", "--min-snr", "9", "--min-cosine", "0.9"], "not allowed with"),
         (["optimize", "m", "-o", "o", "--plan", "p", "--preset", "safe"], "not allowed with"),
         (["inspect", "m", "n"], "unknown argument 'n'"),
-        (["dequantize", "m"], "invalid choice: 'dequantize'"),
         (["finetune", "m"], "invalid choice: 'finetune'"),
         (["--jsn"], "unknown argument '--jsn'"),
     ],
@@ -93,9 +102,8 @@ def test_help_is_complete_and_fits(capsys, monkeypatch, verb):
     text = capsys.readouterr().out
     assert exit_.value.code == 0
     assert "exit codes:\n  0  done\n  1  the promise could not be kept" in text
-    assert "dequantize" not in text
     assert "finetune" not in text
-    if verb in (None, "optimize", "simplify", "plan", "inspect", "compare", "bench"):
+    if verb in (None, *VERBS[:-2]):
         assert "examples:\n  onnxslim-rx " in text
     options = text.partition("examples:")[0]
     assert max(map(len, options.splitlines())) <= 100

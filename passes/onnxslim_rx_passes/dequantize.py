@@ -11,26 +11,12 @@ from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import Spool, tensors
 from onnxslim_rx.ir.spool import LARGE_BYTES
 from onnxslim_rx.ir.walk import SPOOL
-from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skip
-from onnxslim_rx.rules import Rule, RuleError, Scene, drive
-from onnxslim_rx_passes._float_layers import LAYERS
-from onnxslim_rx_passes._floats import Draft, RefusedError, Weights
-from onnxslim_rx_passes._integer_products import integer_product
-from onnxslim_rx_passes._quantized_pairs import dequantized, product
+from onnxslim_rx.passbase import PassContext, PassResult, RewritePass
+from onnxslim_rx.rules import RuleError, drive
+from onnxslim_rx_passes._floats import Weights
+from onnxslim_rx_passes._lowering import Lowering
 
 __all__ = ["Dequantize"]
-
-_MS = "com.microsoft"
-_LINEAR = ("DequantizeLinear", f"{_MS}::DequantizeLinear")
-_INTEGER = ("ConvInteger", "MatMulInteger")
-_REFUSED = {
-    f"{_MS}::{name}": f"{name} is not known"
-    for name in (
-        "MatMulBnb4", "MatMulFpQ4", "MatMulInteger16", "NhwcMaxPool", "QLinearReduceMean", "QMoE",
-        "QOrderedAttention", "QOrderedGelu", "QOrderedLayerNormalization",
-        "QOrderedLongformerAttention", "QOrderedMatMul",
-    )
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,48 +56,11 @@ class Dequantize(RewritePass):
         if _float_bytes(model) >= LARGE_BYTES:
             model.meta.setdefault(SPOOL, Spool())
         weights = Weights(half=self.dtype == "float16")
-        lower = _Lower(pairs=not self.keep_activations, weights=weights)
+        lowering = Lowering(pairs=not self.keep_activations, weights=weights)
         try:
-            return drive(model, [lower], ctx).result(0, model)
+            return drive(model, [lowering], ctx).result(0, model)
         except RuleError as error:
             raise error.__cause__ or error from None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Lower(Rule):
-    """One run of the pass over a model.
-
-    Args:
-        pairs: activations are no longer rounded.
-        weights: that were put back.
-    """
-
-    name: ClassVar[str] = "dequantize"
-    roots: ClassVar[tuple[str, ...]] = ("Mul", *_LINEAR, *_INTEGER, *LAYERS, *_REFUSED)
-    pairs: bool
-    weights: Weights
-
-    def rewrite(self, node: ir.Node, scene: Scene) -> bool | Skip:
-        """See `Rule`."""
-        self.weights.fresh.clear()
-        draft = Draft(node, scene, self.weights)
-        try:
-            return self._lower(draft)
-        except RefusedError as error:
-            return draft.give_up(error)
-
-    def _lower(self, draft: Draft) -> bool:
-        node = draft.node
-        key = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        if key in _REFUSED:
-            raise RefusedError(_REFUSED[key])
-        if key == "Mul":
-            return product(draft)
-        if key in _LINEAR:
-            return dequantized(draft, pairs=self.pairs)
-        if key in _INTEGER:
-            return integer_product(draft)
-        return LAYERS[key](draft)
 
 
 def _float_bytes(model: ir.Model) -> int:
