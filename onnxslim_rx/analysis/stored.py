@@ -33,6 +33,7 @@ Array = npt.NDArray[Any]
 
 _PART = 1 << 20  # entries that are in memory in float64 at a time
 _MOST_BITS = 16  # wider integers in a product are arithmetic, and no weight that was rounded
+_SMALL_FLOAT = 8  # bits: what takes no more is stored with a scale as integers are
 _NO_CONSTANT = "a scale or zero point is no constant"
 
 
@@ -135,7 +136,8 @@ def stored(
         return "it is no constant"
     tensor = constant(root)
     assert tensor is not None  # that is what a root is
-    if not tensor.dtype.is_integer():
+    small = tensor.dtype.is_floating_point() and tensor.dtype.bitwidth <= _SMALL_FLOAT
+    if not (tensor.dtype.is_integer() or small):
         return f"it is of type {tensor.dtype.name}"
     shape = tuple(tensor.shape.numpy())
     if scales is None:
