@@ -1,6 +1,7 @@
 """Quantization of weights: grids, rounding and packing; arrays in, arrays out."""
 
 from onnxslim_rx.quant.blocks import BlockFormat, Blocks, restore, round_to, stored_bytes
+from onnxslim_rx.quant.correction import Corrected, correct
 from onnxslim_rx.quant.descent import refine, round_refined
 from onnxslim_rx.quant.gptq import round_gptq
 from onnxslim_rx.quant.gram import damped, error
@@ -11,7 +12,9 @@ from onnxslim_rx.quant.packing import pack, pack_zeros, unpack, unpack_zeros
 __all__ = [
     "BlockFormat",
     "Blocks",
+    "Corrected",
     "Quantized",
+    "correct",
     "damped",
     "dequantize",
     "error",
