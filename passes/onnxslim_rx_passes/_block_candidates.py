@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 
 from onnxslim_rx.passbase import Candidate, LayerStatistics
@@ -47,8 +50,9 @@ def block_candidates(
     method = "clip" if weight.is_looked_up else "hqq" if known.gram is None else "gptq"
     form = NBITS if target.allows("ort") else DEQUANTIZE
     rows = weight.rows(stored)
+    scales = functools.partial(_scale_type, stored.dtype, float(np.abs(stored).max()))
     found = []
-    for options in wanted.offers(method, form, float(np.abs(stored).max())):
+    for options in wanted.offers(method, form, scales):
         if not _suits(weight, options, target, stored.nbytes, known.gram is not None):
             continue
         try:
@@ -59,6 +63,13 @@ def block_candidates(
         if errors.row <= max_row_error:
             found.append(_candidate(weight, options, errors.output, name))
     return sorted(found, key=lambda candidate: candidate.error)
+
+
+def _scale_type(dtype: np.dtype[Any], peak: float, bits: int) -> str:
+    """float16 where it holds the largest scale with all its digits, and where nothing else runs."""
+    largest, half = peak / 2 ** (bits - 1), np.finfo(np.float16)
+    fits = largest == 0 or float(half.tiny) <= largest <= float(half.max)
+    return "float16" if fits or dtype == np.float16 else "float32"
 
 
 def _suits(

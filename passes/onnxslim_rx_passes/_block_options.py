@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -114,13 +114,15 @@ class Wanted:
     form: str | None
     scales: str | None
 
-    def offers(self, method: str, form: str, peak: float) -> Iterator[BlockOptions]:
+    def offers(
+        self, method: str, form: str, scales: Callable[[int], str]
+    ) -> Iterator[BlockOptions]:
         """Ways to store one weight.
 
         Args:
             method: what "auto" means for it.
             form: what is emitted where that is left open.
-            peak: its largest absolute value.
+            scales: the type of scales that holds those of its size, by bits.
         """
         every = {**_GROUPS, **_GROUPS_ON_DEMAND}
         for bits in _GROUPS if self.bits is None else (self.bits,):
@@ -134,14 +136,8 @@ class Wanted:
                         method=method if self.method == "auto" else self.method,
                         rank=rank,
                         form=self.form or form,
-                        scales=self.scales or _scale_type(peak, bits),
+                        scales=self.scales or scales(bits),
                     )
-
-
-def _scale_type(peak: float, bits: int) -> str:
-    """float16 where it holds the largest scale with all its digits."""
-    largest, half = peak / 2 ** (bits - 1), np.finfo(np.float16)
-    return "float16" if largest == 0 or half.tiny <= largest <= half.max else "float32"
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
