@@ -6,6 +6,7 @@ contents of weight and statistics.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from onnxslim_rx.passbase import Array
 from onnxslim_rx.quant import (
     Blocks,
+    correct,
     pack,
     pack_zeros,
     quantize_symmetric,
@@ -143,11 +145,18 @@ def _corrected(
     weight: Array, options: BlockOptions, gram: Matrix | None, rows: int
 ) -> tuple[Blocks, Matrix, Matrix]:
     """Blocks, A (rank, K) and B (rows, rank)."""
+    plain = dataclasses.replace(options, rank=0)
+    n, k = weight.shape
+    known = rounded(weight, plain, gram, rows).blocks(k, plain)
     if not weight.any():
-        n, k = weight.shape
-        zeros = np.zeros((options.rank, k)), np.zeros((n, options.rank))
-        return round_nearest(weight, options.block_format), *zeros
-    raise ValueError("not yet")
+        return known, np.zeros((options.rank, k)), np.zeros((n, options.rank))
+
+    def rounding(part: Matrix) -> Blocks:
+        same = np.array_equal(part, weight)  # what is asked for first is known
+        return known if same else _blocks(part, plain, gram, rows)
+
+    assert gram is not None  # callers have seen to it
+    return correct(weight, options.block_format, gram, options.rank, rows=rows, rounding=rounding)
 
 
 def _blocks(weight: Array, options: BlockOptions, gram: Matrix | None, rows: int) -> Blocks:

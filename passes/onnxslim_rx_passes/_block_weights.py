@@ -88,6 +88,10 @@ class BlockWeight:
         """Why the weight cannot be stored so."""
         if self.is_looked_up and (options.rank or options.method == "awq"):
             return "rows are looked up; corrections and scaled inputs are for products"
+        if options.rank and options.method == "awq":
+            return "inputs are scaled, or the weight is corrected, not both"
+        if options.rank > min(self.shape):
+            return f"has no {options.rank} components"
         if options.scales == "float32" and self.dtype == ir.DataType.FLOAT16:
             return "a float16 network multiplies with float16 scales"
         if options.form == DEQUANTIZE:
