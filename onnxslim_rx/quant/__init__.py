@@ -1,11 +1,13 @@
 """Quantization of weights: grids, rounding and packing; arrays in, arrays out."""
 
+from onnxslim_rx.quant.awq import awq_scales
 from onnxslim_rx.quant.blocks import BlockFormat, Blocks, restore, round_to, stored_bytes
 from onnxslim_rx.quant.correction import Corrected, correct
 from onnxslim_rx.quant.descent import refine, round_refined
 from onnxslim_rx.quant.gptq import round_gptq
 from onnxslim_rx.quant.gram import damped, error
 from onnxslim_rx.quant.grid import Quantized, dequantize, quantize_symmetric, relative_error
+from onnxslim_rx.quant.hqq import round_hqq
 from onnxslim_rx.quant.nearest import round_clipped, round_nearest
 from onnxslim_rx.quant.packing import pack, pack_zeros, unpack, unpack_zeros
 
@@ -14,6 +16,7 @@ __all__ = [
     "Blocks",
     "Corrected",
     "Quantized",
+    "awq_scales",
     "correct",
     "damped",
     "dequantize",
@@ -26,6 +29,7 @@ __all__ = [
     "restore",
     "round_clipped",
     "round_gptq",
+    "round_hqq",
     "round_nearest",
     "round_refined",
     "round_to",

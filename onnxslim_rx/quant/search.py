@@ -37,6 +37,8 @@ class GridSearch:
     Attributes:
         form: the format.
         low, high: (n,), the ends of the blocks, at most and at least 0.
+        units: (n,), peaks of the blocks, 1 for zeros.
+        scaled: (width, n), the entries in these units.
         scales, zeros: (n,), the best grids, scales as they are stored.
 
     Raises:
@@ -50,10 +52,11 @@ class GridSearch:
         self.high: Row = columns.max(axis=0, initial=0.0).astype(np.float64)
         self._check_range()
         peaks = np.maximum(self.high, -self.low)
-        self._units = np.where(peaks > 0, peaks, 1.0)
-        scaled = np.divide(columns, self._units, dtype=np.float64)
-        self._scaled: Floats = scaled.astype(np.float32, order="C")
+        self.units = np.where(peaks > 0, peaks, 1.0)
+        scaled = np.divide(columns, self.units, dtype=np.float64)
+        self.scaled: Floats = scaled.astype(np.float32, order="C")
         self._costs = None if costs is None else np.tile(costs, len(weight))
+        self._power = 2.0
         self._least = np.full(peaks.shape, np.inf, np.float32)
         self.scales: Row = np.ones(peaks.shape)
         self.zeros: Row = np.full(peaks.shape, float(block_format.middle))
@@ -64,11 +67,14 @@ class GridSearch:
             zeros = np.full(scales.shape, float(self.form.middle))
         top = float(np.finfo(self.form.scale_type).max)
         stored = self.form.stored(np.clip(scales, -top, top))
-        units = (stored / self._units).astype(np.float32)
-        work = self._steps(units, zeros)
-        work *= units
-        work -= self._scaled
-        np.square(work, out=work)
+        work = self.steps(stored, zeros)
+        work *= (stored / self.units).astype(np.float32)
+        work -= self.scaled
+        if self._power == 2.0:
+            np.square(work, out=work)
+        else:
+            np.abs(work, out=work)
+            work **= np.float32(self._power)
         if self._costs is not None:
             work *= self._costs
         errors = work.sum(axis=0)
@@ -78,19 +84,25 @@ class GridSearch:
 
     def fit(self) -> None:
         """Offer the scales that are best for the integers of the best grids, by least squares."""
-        steps = self._steps((self.scales / self._units).astype(np.float32), self.zeros)
+        steps = self.steps(self.scales, self.zeros)
         weighted = steps if self._costs is None else steps * self._costs
         norms = np.einsum("kn,kn->n", weighted, steps)
-        dots = np.einsum("kn,kn->n", weighted, self._scaled)
+        dots = np.einsum("kn,kn->n", weighted, self.scaled)
         fitted = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
-        self.offer(np.where(fitted != 0, fitted * self._units, self.scales), self.zeros)
+        self.offer(np.where(fitted != 0, fitted * self.units, self.scales), self.zeros)
 
-    def _steps(self, units: Floats, zeros: Row) -> Floats:
-        """(width, n): the nearest integers, less the zero points."""
+    def measure_by(self, power: float) -> None:
+        """From now on the error is the sum of absolute errors to this power; it was 2."""
+        self._power = power
+        self._least.fill(np.inf)
+        self.offer(self.scales, self.zeros)
+
+    def steps(self, scales: Row, zeros: Row) -> Floats:
+        """(width, n): the nearest integers on these grids, less the zero points."""
         low: Floats | float = -zeros.astype(np.float32)
         if self.form.symmetric:
             low = -float(self.form.middle)  # faster than one for each block
-        work = self._scaled / units
+        work: Floats = self.scaled / (scales / self.units).astype(np.float32)
         np.rint(work, out=work)
         np.maximum(work, low, out=work)
         np.minimum(work, low + self.form.largest, out=work)
