@@ -10,7 +10,6 @@ import numpy as np
 from onnxslim_rx.passbase import Candidate, LayerStatistics
 from onnxslim_rx.targets import Target
 from onnxslim_rx_passes._block_options import DEQUANTIZE, NBITS, BlockOptions, Wanted
-from onnxslim_rx_passes._block_rounding import rounded
 from onnxslim_rx_passes._block_statistics import errors_of, known_of
 from onnxslim_rx_passes._block_weights import BlockWeight
 from onnxslim_rx_passes._factors import is_finite
@@ -56,10 +55,10 @@ def block_candidates(
         if not _suits(weight, options, target, stored.nbytes, known.gram is not None):
             continue
         try:
-            made = rounded(rows, options, known.gram, known.samples)
+            made = known.rounded(rows, options)
         except ValueError:  # scales that overflow their type
             continue
-        errors = errors_of(rows, made, options, known, table=weight.is_looked_up)
+        errors = errors_of(rows, made, options, known)
         if errors.row <= max_row_error:
             found.append(_candidate(weight, options, errors.output, name))
     return sorted(found, key=lambda candidate: candidate.error)

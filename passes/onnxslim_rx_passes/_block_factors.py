@@ -7,10 +7,9 @@ import numpy.typing as npt
 
 from onnxslim_rx.passbase import Array, Factors, LayerStatistics
 from onnxslim_rx_passes._block_options import BlockOptions
-from onnxslim_rx_passes._block_rounding import rounded
 from onnxslim_rx_passes._block_statistics import Known, known_of, settled
 from onnxslim_rx_passes._block_weights import BlockWeight
-from onnxslim_rx_passes._channel_weights import round_channels
+from onnxslim_rx_passes._channel_weights import round_along, round_channels
 
 __all__ = ["round_blocks"]
 
@@ -49,7 +48,9 @@ def round_blocks(
     for number, factor in enumerate(factors):
         table = number == 0 and weight.is_looked_up
         own = factor if table else factor.T
-        if factor.size >= least:
+        if table and weight.why_not(options, factor.shape[1]) is not None:
+            own = round_along(weight.layer, own, (0,), _BYTE)
+        elif factor.size >= least:
             own = _rounded(own, options, known, weight, factor=True)
         found.append(own if table else own.T)
         known = _behind(known, factor, table=table)
@@ -61,7 +62,7 @@ def _rounded(
 ) -> npt.NDArray[np.floating]:
     """In float64, or in float32 where the weight is given so."""
     own = settled(options, known, weight.layer.name, factor=factor)
-    made = rounded(rows.astype(weight.dtype.numpy(), copy=False), own, known.gram, known.samples)
+    made = known.rounded(rows.astype(weight.dtype.numpy(), copy=False), own)
     dtype = np.float32 if rows.dtype == np.float32 else np.float64
     return made.dense(rows.shape[1], own, dtype)
 

@@ -15,12 +15,14 @@ import numpy.typing as npt
 from onnxslim_rx.passbase import Array
 from onnxslim_rx.quant import (
     Blocks,
+    awq_scales,
     correct,
     pack,
     pack_zeros,
     quantize_symmetric,
     restore,
     round_clipped,
+    round_hqq,
     round_nearest,
     round_refined,
     unpack,
@@ -133,7 +135,11 @@ def _rounded(weight: Array, options: BlockOptions, gram: Matrix | None, rows: in
         first, second = Factor.of(a.T, 1, weight.dtype), Factor.of(b.T, 0, weight.dtype)
     elif options.method == "awq":
         assert gram is not None  # callers have seen to it
-        raise ValueError("not yet")
+        # zeros stay zeros whatever is done
+        sizes = awq_scales(weight, form, gram, rows=rows) if weight.any() else np.ones(len(gram))
+        inputs = (1.0 / sizes).astype(weight.dtype)
+        given = inputs.astype(np.float64)
+        blocks = round_clipped(weight / given, form, np.diagonal(gram) * given**2)
     else:
         blocks = _blocks(weight, options, gram, rows)
     zeros = _NONE if blocks.zeros is None else pack_zeros(blocks.zeros, form.bits)
@@ -165,7 +171,7 @@ def _blocks(weight: Array, options: BlockOptions, gram: Matrix | None, rows: int
     if options.method == "nearest" or not weight.any():
         return round_nearest(weight, form)
     if options.method == "hqq":
-        return round_clipped(weight, form)
+        return round_hqq(weight, form)
     if options.method == "gptq":
         assert gram is not None  # callers have seen to it
         return round_refined(weight, form, gram, rows=rows)

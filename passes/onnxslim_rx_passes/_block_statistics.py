@@ -12,7 +12,7 @@ from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import Array, LayerStatistics
 from onnxslim_rx.quant import error
 from onnxslim_rx_passes._block_options import BlockOptions
-from onnxslim_rx_passes._block_rounding import Rounded
+from onnxslim_rx_passes._block_rounding import Rounded, rounded
 from onnxslim_rx_passes._block_weights import BlockWeight
 from onnxslim_rx_passes._tables import table_statistics
 
@@ -31,11 +31,19 @@ class Known(NamedTuple):
         gram: (K, K) sum of second moments, or None.
         counts: (rows,) how often calibration read each row of a table, or None.
         samples: how many rows of inputs were summed up.
+        table: whether rows of the weight are looked up.
     """
 
     gram: Matrix | None = None
     counts: Array | None = None
     samples: int = 1
+    table: bool = False
+
+    def rounded(self, rows: Array, options: BlockOptions) -> Rounded:
+        """Round a weight (rows, K); see `_block_rounding.rounded`."""
+        # rows that are looked up count as they are, whatever a product would make of them
+        unused = self.table and not options.uses_statistics
+        return rounded(rows, options, None if unused else self.gram, self.samples)
 
 
 class Errors(NamedTuple):
@@ -57,12 +65,13 @@ def known_of(weight: BlockWeight, stats: LayerStatistics | None) -> Known:
     Raises:
         InputError: the statistics are of another layer.
     """
+    table = weight.is_looked_up
     if stats is None:
-        return Known()
-    if weight.is_looked_up:
+        return Known(table=table)
+    if table:
         counts, gram = table_statistics(weight.layer.name, weight.shape, stats)
-        # the mean over rows, as if one had been seen: tables are not rounded by such
-        return Known(gram, counts)
+        products = (one.rows for one in stats.members if one is not None and one.gram is not None)
+        return Known(gram, counts, max(sum(products), 1), table)
     if stats.gram is not None and len(stats.gram) != weight.shape[1]:
         raise InputError(f"the statistics of {weight.layer.name} are of another layer")
     return Known(stats.gram, None, max(stats.rows, 1))
@@ -85,25 +94,22 @@ def settled(options: BlockOptions, known: Known, name: str, *, factor: bool) -> 
     )
 
 
-def errors_of(
-    rows: Array, rounded: Rounded, options: BlockOptions, known: Known, *, table: bool
-) -> Errors:
+def errors_of(rows: Array, made: Rounded, options: BlockOptions, known: Known) -> Errors:
     """Relative errors of a rounding.
 
     Args:
         rows: (rows, K), the weight.
-        rounded: what stands for it.
+        made: what stands for it.
         options: how.
         known: of its inputs.
-        table: whether rows of it are looked up.
     """
     k = rows.shape[1]
-    plain = not (rounded.inputs.size or options.rank)
-    stands = rounded.blocks(k, options) if plain else rounded.dense(k, options)
+    plain = not (made.inputs.size or options.rank)
+    stands = made.blocks(k, options) if plain else made.dense(k, options)
     found = [error(rows, stands, known.gram)]
-    if not table:
+    if not known.table:
         return Errors(found[0], 0.0)
-    lost, total = _by_row(rows, rounded, options)
+    lost, total = _by_row(rows, made, options)
     found.append(_ratio(lost.sum(), total.sum()))
     rare = np.ones(len(rows), bool)
     if known.counts is not None:
@@ -114,14 +120,14 @@ def errors_of(
     return Errors(max(found), float(alone[rare].max(initial=0.0)))
 
 
-def _by_row(rows: Array, rounded: Rounded, options: BlockOptions) -> tuple[Matrix, Matrix]:
+def _by_row(rows: Array, made: Rounded, options: BlockOptions) -> tuple[Matrix, Matrix]:
     """Squared errors and squares of each row."""
     lost, total = np.zeros(len(rows)), np.zeros(len(rows))
     step = max(1, _PART // rows.shape[1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         exact = rows[part].astype(np.float64)
-        wrong = rounded.dense(rows.shape[1], options, part=part) - exact
+        wrong = made.dense(rows.shape[1], options, part=part) - exact
         lost[part] = np.einsum("rk,rk->r", wrong, wrong)
         total[part] = np.einsum("rk,rk->r", exact, exact)
     return lost, total

@@ -84,8 +84,8 @@ class BlockWeight:
         """(rows, K) of an array in the layout of the constant, and the other way round."""
         return stored if self.rows_first else stored.T
 
-    def why_not(self, options: BlockOptions) -> str | None:
-        """Why the weight cannot be stored so."""
+    def why_not(self, options: BlockOptions, k: int | None = None) -> str | None:
+        """Why the weight, or a factor of it with rows of `k`, cannot be stored so."""
         if self.is_looked_up and (options.rank or options.method == "awq"):
             return "rows are looked up; corrections and scaled inputs are for products"
         if options.rank and options.method == "awq":
@@ -97,7 +97,7 @@ class BlockWeight:
         if options.form == DEQUANTIZE:
             return self._why_not_dequantize(options)
         if options.form == NBITS and self.is_looked_up:
-            return self._why_not_look_up(options)
+            return self._why_not_look_up(options, self.shape[1] if k is None else k)
         return None
 
     def _why_not_dequantize(self, options: BlockOptions) -> str | None:
@@ -108,8 +108,7 @@ class BlockWeight:
             )
         return "standard operators have no integers of 2 bits" if options.bits == 2 else None
 
-    def _why_not_look_up(self, options: BlockOptions) -> str | None:
-        k = self.shape[1]
+    def _why_not_look_up(self, options: BlockOptions, k: int) -> str | None:
         if k * options.bits % 8:
             return f"rows of {k} numbers of {options.bits} bits are no whole bytes"
         if self.is_multiplied and k % options.group:

@@ -30,6 +30,7 @@ __all__ = [
     "channel_candidate",
     "emit_channels",
     "opset_of",
+    "round_along",
     "round_channels",
 ]
 
@@ -82,15 +83,15 @@ def round_channels(layer: Layer, factors: Factors, bits: int, least: int) -> Fac
         least: entries below which a kernel of a chain is left alone.
     """
     if len(factors) == 1:
-        return (_rounded(layer, factors[0], _axes(layer), bits),)
+        return (round_along(layer, factors[0], _axes(layer), bits),)
     if layer.kind == "conv":
         axes = output_axes(Convolution.of(layer), factors)
         # depthwise kernels and small ones are left alone
         return tuple(
-            f if axis is None or f.size < least else _rounded(layer, f, (axis,), bits)
+            f if axis is None or f.size < least else round_along(layer, f, (axis,), bits)
             for f, axis in zip(factors, axes, strict=True)
         )
-    return tuple(_rounded(layer, f, _factor_axes(f), bits) for f in factors)
+    return tuple(round_along(layer, f, _factor_axes(f), bits) for f in factors)
 
 
 def emit_channels(layer: Layer, bits: int, form: str, tape: ir.tape.Tape) -> ir.Value | Skip:
@@ -151,10 +152,13 @@ def _factor_axes(factor: Array) -> Sequence[int]:
     return (*range(factor.ndim - 2), factor.ndim - 1)
 
 
-def _rounded(
+def round_along(
     layer: Layer, weight: Array, axes: Sequence[int], bits: int
 ) -> npt.NDArray[np.floating]:
-    """In float64, or in float32 where the weight is given so."""
+    """A part of a layer rounded with one scale for each index of `axes`.
+
+    In float64, or in float32 where it is given so.
+    """
     grid = quantize_symmetric(weight, axes, bits, _scale_type(layer))
     return dequantize(grid, np.float32 if weight.dtype == np.float32 else np.float64)
 

@@ -30,7 +30,6 @@ from onnxslim_rx_passes._block_candidates import block_candidates
 from onnxslim_rx_passes._block_factors import round_blocks
 from onnxslim_rx_passes._block_nodes import emit_blocks
 from onnxslim_rx_passes._block_options import FORMS, METHODS, SCALES, BlockOptions, Wanted
-from onnxslim_rx_passes._block_rounding import rounded
 from onnxslim_rx_passes._block_statistics import known_of, settled
 from onnxslim_rx_passes._block_weights import BlockWeight
 from onnxslim_rx_passes._channel_weights import (
@@ -199,7 +198,7 @@ class QuantizeWeights(CompressionPass):
         own = settled(options, known, layer.name, factor=factor)
         try:
             stored = weight.rows(tensor_of(weight.root).numpy())
-            made = rounded(stored, own, known.gram, known.samples)
+            made = known.rounded(stored, own)
         except ValueError as error:
             return Skip(str(error))
         return emit_blocks(weight, made, own, tape)

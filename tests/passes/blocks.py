@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim_rx.passbase import Candidate, Layer, LayerStatistics, Stage
+from onnxslim_rx.passbase import Candidate, CompressionPass, Layer, LayerStatistics, Stage
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.stages import apply_treatments
 from onnxslim_rx.targets import load_target
@@ -55,7 +55,7 @@ def modelled(text: str, w: Array, *, form: str = "nbits", **weights: Array) -> i
     return build(text, used, **versions)
 
 
-def layers_of(model: ir.Model, one: QuantizeWeights) -> list[Layer]:
+def layers_of(model: ir.Model, one: CompressionPass) -> list[Layer]:
     return [layer for layer in one.layers(model) if isinstance(layer, Layer)]
 
 
