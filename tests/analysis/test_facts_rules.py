@@ -232,6 +232,7 @@ def test_attributes_that_inputs_replaced_are_not_read_from_inputs_not_known():
         ("n = Shape(x) y = ConstantOfShape(n)", ("b", "s", 6)),
         ("y = LayerNormalization(x, w)", ("b", "s", 6)),
         ("y = own.Magic(x)", None),
+        ("y = com.microsoft.MatMulNBits<K=6,N=9,bits=4,block_size=16>(x, x)", ("b", "s", 9)),
     ],
 )  # fmt: skip
 def test_shapes(body, expected):
@@ -240,6 +241,21 @@ def test_shapes(body, expected):
     weights = {"w": np.ones((6, 9), np.float32)} if "w)" in body or "w," in body else {}
 
     assert shape_of("float[b,s,6] x", body, **weights) == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "expected"),
+    [(np.uint8, 4, 48), (np.uint8, 2, 96), (np.uint8, 8, 24), (np.int8, 8, 24)],
+)
+def test_rows_of_a_table_in_blocks(dtype, bits, expected):
+    body = f"y = com.microsoft.GatherBlockQuantized<bits={bits}, block_size=16>(t, i, s)"
+    weights = {"t": np.ones((7, 24), dtype), "s": np.ones((7, 6), np.float16)}
+    model = parse("int64[b,5] i", body, **weights)
+    facts = about(model)
+    assert facts.dtype(named(model, "y")) == ir.DataType.FLOAT16
+    assert shape_of("int64[b,5] i", body, **weights) == ("b", 5, expected)
+    other = body.replace("bits", "gather_axis=1, bits")
+    assert shape_of("int64[b,5] i", other, **weights) is None
 
 
 def test_answers_of_onnx_that_take_symbols_for_zero_are_dropped():

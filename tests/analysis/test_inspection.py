@@ -60,6 +60,31 @@ def test_big_spectra_are_left_out_unless_asked(build, rng):
     assert inspect_model(model, spectra=False).rows[0].rank999 is None
 
 
+def test_weights_in_blocks_count_what_they_stand_for(build):
+    body = """e = com.microsoft.GatherBlockQuantized<bits=4, block_size=32>(table, i, s)
+              b = Reshape(packed, shape)
+              h = com.microsoft.MatMulNBits<K=64, N=10, bits=2, block_size=32>(e, b, r)
+              y = Neg(h)"""
+    weights = {
+        "table": np.ones((50, 32), np.uint8),
+        "s": np.ones((50, 2), np.float32),
+        "packed": np.ones((10, 16), np.uint8),
+        "shape": np.array([10, 2, 8]),
+        "r": np.ones((10, 2), np.float32),
+    }
+    model = build("int64[5] i", body, **weights)
+
+    inspection = inspect_model(model)
+
+    table, product, rest = inspection.rows
+    assert (table.name, table.kind, table.params, table.bytes) == ("table", "embedding", 3200, 1600)
+    assert (product.name, product.kind, product.params) == ("packed", "linear", 640)
+    assert product.macs == 5 * 640
+    assert (table.why, product.why) == ("already quantized", "already quantized")
+    assert rest.params == 120
+    assert inspection.totals["params"] == params(model) == 3200 + 640 + 120
+
+
 def test_rows_and_totals_of_a_small_network(build):
     body = """e = Gather(table, i) h = Gemm(e, w, b) a = Relu(h) t = Transpose(a)
               s = MatMul(a, t) y = Neg(s)"""

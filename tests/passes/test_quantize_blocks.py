@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from onnxslim_rx.ir import serialize, size_bytes
+from onnxslim_rx.manager import PassManager
 from onnxslim_rx.passbase import Skipped
 from onnxslim_rx.runtime import least_onnxruntime
+from onnxslim_rx_passes.fold_constants import FoldConstants
 from tests.passes.blocks import (
     LOOK_UP,
     PRODUCTS,
@@ -203,12 +206,53 @@ def test_the_least_version_is_known(case, form, grid, dtype, least, rng):
     assert least_onnxruntime(found) == least
 
 
+@pytest.mark.parametrize(
+    ("body", "least"),
+    [
+        ("y = ms.MatMulNBits<K=64, N=8, bits=4, block_size=32>(x, q, s)", "1.17"),
+        ("y = ms.MatMulNBits<K=64, N=8, bits=4, block_size=32>(x, q, s, , , b)", "1.20"),
+        ("y = ms.MatMulNBits<K=64, N=8, bits=2, block_size=32>(x, q, s, , , b)", "1.24"),
+        ("y = ms.GatherBlockQuantized<block_size=32, bits=4>(t, i, s)", "1.20"),
+        ("w = DequantizeLinear(q, c)  y = MatMul(x, w)", "1.17"),
+        ("y = ms.Gelu(x)", "1.17"),
+    ],
+)
+def test_the_least_version_of_models_of_others(body, least):
+    weights = {
+        "q": np.ones((8, 2, 16), np.uint8),
+        "t": np.ones((8, 64), np.int8),
+        "s": np.ones((8, 2), np.float32),
+        "b": np.ones(8, np.float32),
+        "c": np.float32(0.1),
+    }
+    imports = '"": 17, "com.microsoft": 1'
+    text = f"<ir_version: 8, opset_import: [{imports}]> g (float[5, 64] x, int64[3] i) => (y)"
+    body = body.replace("ms.", "com.microsoft.")
+    proto = onnx.parser.parse_model(f"{text} {{ {body} }}")
+    for name, array in weights.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    assert least_onnxruntime(ir.from_proto(proto)) == least
+
+
 def test_int8_as_dequantize_linear_is_for_versions_that_are_fast_with_it(rng):
     text, shape = PRODUCTS["matmul"]
     found = modelled(text, rng.standard_normal(shape).astype(np.float32))
     quantize(found, bits=8, form="dequantize-linear")
     assert [node.op_type for node in found.graph] == ["DequantizeLinear", "MatMul"]
     assert least_onnxruntime(found) == "1.26"
+
+
+def test_cleaning_leaves_what_keeps_the_product_right(rng):
+    w = rng.standard_normal(TIED[1]).astype(np.float32)
+    found = modelled(TIED[0], w)
+    _, dense = quantize(found, bits=4, group=32)["w"]
+    done = PassManager([FoldConstants()], verify=None).run(found)
+    kinds = [node.op_type for node in done.model.graph]
+    assert sorted(kinds) == ["Cast", "GatherBlockQuantized", "MatMulNBits", "Reshape"]
+    feeds = {"x": np.arange(7)}
+    rows = dense[feeds["x"]]
+    z = run(done.model, feeds, optimize=False)["z"]
+    np.testing.assert_allclose(z, rows @ dense.T, rtol=1e-4, atol=1e-4)
 
 
 def test_names_of_what_is_stored(rng):
