@@ -57,8 +57,8 @@ def outcome_notes(original: ir.Model, journal: list[JournalEntry]) -> list[str]:
         notes.append("Nothing that is known as quantized was found.")
     else:
         notes.append(
-            f"{_weights(count_quantized(original))} came quantized and"
-            " the model was brought back to floating point."
+            f"{_weights(count_quantized(original))} came quantized; the model was brought back to"
+            " floating point."
         )
     if entry.skipped:
         (why, count), *_ = Counter(skipped.why for skipped in entry.skipped).most_common(1)
