@@ -24,7 +24,7 @@ from onnxslim_rx.vocabulary import Allocation
 from tools.bench_measure import read
 from tools.bench_peak import Peak, watching
 
-__all__ = ["ROOT", "Done", "Job", "peak_mb", "run", "spend"]
+__all__ = ["ROOT", "Done", "Job", "limit_cpu", "peak_mb", "run", "spend"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU_LIMIT = 3600  # seconds of one optimisation, so that a hang ends
@@ -158,6 +158,11 @@ def peak_mb() -> float:
     return used / 1e6 if sys.platform == "darwin" else used * 1024 / 1e6
 
 
+def limit_cpu(seconds: int = CPU_LIMIT) -> None:
+    """End this process after so much CPU time."""
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+
+
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
+    limit_cpu()
     raise SystemExit(main(sys.argv[1:]))
