@@ -32,12 +32,14 @@ class Known(NamedTuple):
         counts: (rows,) how often calibration read each row of a table, or None.
         samples: how many rows of inputs were summed up.
         table: whether rows of the weight are looked up.
+        cut: whether the weight has another K than it had when statistics were taken.
     """
 
     gram: Matrix | None = None
     counts: Array | None = None
     samples: int = 1
     table: bool = False
+    cut: bool = False
 
     def rounded(self, rows: Array, options: BlockOptions) -> Rounded:
         """Round a weight (rows, K); see `_block_rounding.rounded`."""
@@ -60,10 +62,10 @@ class Errors(NamedTuple):
 
 
 def known_of(weight: BlockWeight, stats: LayerStatistics | None) -> Known:
-    """What is known of a weight.
+    """What is known of a weight; where treatments of others cut it since, nothing of its inputs.
 
     Raises:
-        InputError: the statistics are of another layer.
+        InputError: the statistics are of another table.
     """
     table = weight.is_looked_up
     if stats is None:
@@ -73,19 +75,21 @@ def known_of(weight: BlockWeight, stats: LayerStatistics | None) -> Known:
         products = (one.rows for one in stats.members if one is not None and one.gram is not None)
         return Known(gram, counts, max(sum(products), 1), table)
     if stats.gram is not None and len(stats.gram) != weight.shape[1]:
-        raise InputError(f"the statistics of {weight.layer.name} are of another layer")
+        return Known(cut=True)
     return Known(stats.gram, None, max(stats.rows, 1))
 
 
 def settled(options: BlockOptions, known: Known, name: str, *, factor: bool) -> BlockOptions:
-    """The options that can be carried out: a factor of whose inputs nothing is known does without.
+    """The options that can be carried out.
+
+    A factor, or what is left of a weight, of whose inputs nothing is known does without.
 
     Raises:
         InputError: the options need statistics that there are not.
     """
     if not options.uses_statistics or known.gram is not None:
         return options
-    if factor:
+    if factor or known.cut:
         return dataclasses.replace(options, method="hqq", rank=0)
     raise InputError(
         f"{name} is to be rounded by {options.method} with rank {options.rank},"

@@ -283,9 +283,13 @@ def test_methods_that_need_statistics_say_so(rng):
             quantizer().transform(layer, stage_of(options), (np.ones((70, 33)),), None)
 
 
-def test_statistics_of_another_layer_are_refused(rng):
-    with pytest.raises(InputError, match="another layer"):
-        offers(modelled(MATMUL, weight(rng)), stats=statistics(rng, k=64))
+def test_what_is_left_of_a_weight_does_without_the_statistics_of_the_whole(rng):
+    model, stats = modelled(MATMUL, weight(rng)), statistics(rng, k=160)
+    assert {o.method for o in found_options(offers(model, stats=stats))} == {"hqq"}
+    layer, tape = layers_of(model, quantizer())[0], ir.tape.Tape()
+    stage = stage_of(BlockOptions(4, 32, method="gptq"))
+    assert not isinstance(quantizer().apply(layer, stage, stats["w"], tape), Skip)
+    assert [node.op_type for node in tape.nodes] == ["Reshape", "Cast", "MatMulNBits"]
 
 
 @pytest.mark.parametrize(
