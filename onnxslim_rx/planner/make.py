@@ -10,6 +10,7 @@ from onnxslim_rx.errors import BudgetError
 from onnxslim_rx.ir import digest, size_bytes
 from onnxslim_rx.planner.aims import Cost, aims
 from onnxslim_rx.planner.bundles import bundle_up
+from onnxslim_rx.planner.curves import method_of
 from onnxslim_rx.planner.judge import Judge
 from onnxslim_rx.planner.ladder import Ladder, Option, greedy, uniform
 from onnxslim_rx.planner.problem import Outcome, Problem
@@ -204,10 +205,10 @@ class _Solver:
             choices = self._problem.units[number].choices
             if not choices[option].stages:
                 continue
-            first = choices[option].stages[0].pass_name
+            method = method_of(choices[option].stages[0])
             factor = jump / max(choices[option].damage, _LEAST_DAMAGE)
             for choice in choices:
-                if choice.stages and choice.stages[0].pass_name == first:
+                if choice.stages and method_of(choice.stages[0]) == method:
                     choice.damage = max(choice.damage, _LEAST_DAMAGE) * max(factor, 1.0)
         self._bundles[:] = bundle_up(self._problem.units, self._problem.passes)
         return True
