@@ -31,7 +31,7 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
-_PART = 1 << 20  # entries that are in memory in float64 at a time
+_PART = 1 << 18  # entries that are in memory in float64 at a time
 _MOST_BITS = 16  # wider integers in a product are arithmetic, and no weight that was rounded
 _SMALL_FLOAT = 8  # bits: what takes no more is stored with a scale as integers are
 _NO_CONSTANT = "a scale or zero point is no constant"
@@ -83,15 +83,15 @@ class Stored:
         """The weight in float64, some of its first axis at a time, and which."""
         shape = self.shape or (1,)
         step = max(1, _PART // max(1, int(np.prod(shape[1:]))))
+        array = self.tensor.numpy()
         for start in range(0, shape[0], step):
             part = slice(start, min(start + step, shape[0]))
-            values = self._values(part).astype(np.float64)
+            values = self._values(array, part).astype(np.float64)
             if self.zeros is not None:
                 values -= self._spread(self.zeros, part)
             yield part, values * self._spread(self.scales, part)
 
-    def _values(self, part: slice) -> Array:
-        array = self.tensor.numpy()
+    def _values(self, array: Array, part: slice) -> Array:
         if not self.bits:
             return array.reshape(self.shape or (1,))[part]
         packed = array.reshape(self.shape[0], -1).view(np.uint8)
@@ -100,13 +100,15 @@ class Stored:
     def _spread(self, array: Array, part: slice) -> Array:
         """What entries of `part` have in an array of scales or zero points."""
         array = array.reshape(array.shape or (1,))
-        if self.block is not None:
-            axis, size = self.block
-            blocks = np.arange(self.shape[axis]) // size
-            if axis == 0:
-                return array.take(blocks[part], axis=0)
-            array = array.take(blocks, axis=axis)
-        return array[part] if len(array) > 1 else array
+        if self.block is None or self.block[0] > 0:
+            array = array[part] if len(array) > 1 else array
+        if self.block is None:
+            return array
+        axis, size = self.block
+        if axis == 0:
+            return array.take(np.arange(part.start, part.stop) // size, axis=0)
+        whole = tuple(slice(n) for n in (len(array), *self.shape[1:]))
+        return array.repeat(size, axis)[whole]
 
 
 def stored(
