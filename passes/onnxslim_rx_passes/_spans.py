@@ -39,15 +39,15 @@ _DEPTH = 16
 
 
 def span(scene: Scene, value: ir.Value | None, depth: int = _DEPTH) -> Span:
-    """The least and the largest number that `value` can hold, infinite where nothing is known."""
+    """The least and the largest number that `value` can hold, infinite where nothing is known.
+
+    Zeros that pad are left out: they are in the range of all integers with a zero point.
+    """
     node = None if value is None else value.producer()
     if node is None or node.domain != "" or not node.inputs or depth == 0:
         return _ALL
-    if node.op_type in MOVES:
+    if node.op_type in MOVES or node.op_type in _MEANS:
         return span(scene, node.inputs[0], depth - 1)
-    if node.op_type in _MEANS:
-        low, high = span(scene, node.inputs[0], depth - 1)
-        return min(low, 0.0), max(high, 0.0)  # padding may count as zeros
     if node.op_type == "Concat":
         spans = [span(scene, one, depth - 1) for one in node.inputs]
         return min(low for low, _ in spans), max(high for _, high in spans)

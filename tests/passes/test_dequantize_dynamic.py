@@ -67,6 +67,20 @@ def test_rounded_as_it_comes(name, rng):
         np.testing.assert_allclose(kept.run(x)[1], right, rtol=1e-5, atol=1e-5)
 
 
+def test_a_factor_by_row_stays_behind(rng):
+    nodes = dynamic(
+        node("MatMulInteger", "q w z", "i"),
+        node("Cast", "i", "f", to=TensorProto.FLOAT),
+        node("Mul", "f rows", "g"),
+        node("Mul", "g s"),
+    )
+    weights = {"w": integers(rng, 8, 6), "rows": rng.uniform(0.01, 0.02, (6, 1)).astype("f")}
+    done = dequantize(model(nodes, weights, inputs={"x": (np.float32, [6, 8])}))
+    assert done.ops == ["MatMul", "Mul"]
+    right, found = done.run({"x": rng.standard_normal((6, 8)).astype(np.float32)})
+    assert 0 < np.abs(found - right).max() <= 0.02 * np.abs(right).max()
+
+
 def test_two_operands_that_are_rounded_as_they_come(rng):
     nodes = [
         node("DynamicQuantizeLinear", "x", "q s z"),

@@ -48,6 +48,7 @@ def test_a_relu_that_saturation_replaced_comes_back(wide):
         ("Softmax", 1 / 255, 0, ["Softmax"]),
         ("Tanh", 1 / 127, 128, ["Tanh"]),
         ("Tanh", 1 / 255, 128, ["Tanh", "Clip"]),
+        ("Tanh", 1 / 128, 128, ["Tanh", "Clip"]),
         ("Relu", 1 / 255, 0, ["Relu", "Clip"]),
         ("Relu", 100.0, 0, ["Relu", "Clip"]),
         ("Sigmoid", 1 / 300, 0, ["Sigmoid", "Clip"]),
@@ -102,6 +103,20 @@ def test_integers_that_are_only_moved(case, wide):
     assert not any("Quantize" in one for one in done.ops)
     right, found = done.run(wide)
     np.testing.assert_allclose(found, right, rtol=0, atol=0.5001 * S)
+
+
+def test_a_mean_of_what_is_in_range_is_in_range(rng):
+    nodes = [
+        node("Sigmoid", "x", "a"),
+        node("AveragePool", "a", "p", kernel_shape=[3], pads=[1, 1], count_include_pad=1),
+        node("QuantizeLinear", "p s z", "q"),
+        node("DequantizeLinear", "q s z"),
+    ]
+    scales = given(s=np.float32(1 / 255), z=np.uint8(0))
+    done = dequantize(model(nodes, scales, inputs={"x": (np.float32, [1, 2, 8])}))
+    assert done.ops == ["Sigmoid", "AveragePool"]
+    right, found = done.run({"x": rng.standard_normal((1, 2, 8)).astype(np.float32)})
+    np.testing.assert_allclose(found, right, rtol=0, atol=0.5001 / 255)
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -163,6 +178,12 @@ def test_a_pair_of_com_microsoft(wide):
 def test_activations_stay_rounded_where_asked(wide):
     done = dequantize(model([Q, node("DequantizeLinear", "q s z")], given()), keep_activations=True)
     assert done.ops == ["QuantizeLinear", "DequantizeLinear"]
+
+
+def test_what_moves_stays_rounded_where_asked():
+    nodes = [Q, node("Transpose", "q", "t"), node("DequantizeLinear", "t s z")]
+    done = dequantize(model(nodes, given()), keep_activations=True)
+    assert done.ops == ["QuantizeLinear", "Transpose", "DequantizeLinear"]
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], Inputs, str]] = {
