@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim_rx.quant.blocks import Array, BlockFormat, Blocks, check_weight, restore
-from onnxslim_rx.quant.gram import damped, error
+from onnxslim_rx.quant.gram import damped, energy
 from onnxslim_rx.quant.nearest import round_nearest
 
 __all__ = ["awq_scales"]
@@ -61,7 +61,7 @@ def awq_scales(
         scales /= np.sqrt(scales.max() * scales.min())
         scaled = w * scales
         blocks = round_nearest(scaled, block_format) if rounding is None else rounding(scaled)
-        wrong = error(w, restore(blocks) / scales, g)
+        wrong = energy(w - restore(blocks) / scales, g)
         if wrong < least:
             best, least = scales, wrong
     return best

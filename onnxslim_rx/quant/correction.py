@@ -51,6 +51,7 @@ def correct(
     rows: int | None = None,
     damping: float | None = None,
     rounding: Callable[[Matrix], Blocks] | None = None,
+    start: Blocks | None = None,
     rounds: int = 2,
 ) -> Corrected:
     """Round a weight and fit a product of low rank to what is lost.
@@ -63,6 +64,7 @@ def correct(
         rows: as `round_gptq`.
         damping: as `round_gptq`.
         rounding: how a matrix (rows, K) is rounded; None: by `round_refined`.
+        start: the weight itself rounded so, where it is at hand.
         rounds: how often the weight less the product is rounded anew; it ends where the error of
             the outputs under the damped Gram matrix falls no more.
 
@@ -82,7 +84,7 @@ def correct(
             return rounding(part)
         return round_refined(part, block_format, gram, rows=rows, damping=damping)
 
-    best = _fitted(w, rounded(w), g, rank)
+    best = _fitted(w, rounded(w) if start is None else start, g, rank)
     least = error(w, best.dense(), g)
     for _ in range(rounds):
         found = _fitted(w, rounded(w - best.b @ best.a), g, rank)

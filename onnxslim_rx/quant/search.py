@@ -74,7 +74,7 @@ class GridSearch:
             np.square(work, out=work)
         else:
             np.abs(work, out=work)
-            work **= np.float32(self._power)
+            work = np.power(work, self._power, dtype=np.float32)
         if self._costs is not None:
             work *= self._costs
         errors = work.sum(axis=0)
@@ -102,7 +102,7 @@ class GridSearch:
         low: Floats | float = -zeros.astype(np.float32)
         if self.form.symmetric:
             low = -float(self.form.middle)  # faster than one for each block
-        work: Floats = self.scaled / (scales / self.units).astype(np.float32)
+        work: Floats = np.divide(self.scaled, (scales / self.units).astype(np.float32))
         np.rint(work, out=work)
         np.maximum(work, low, out=work)
         np.minimum(work, low + self.form.largest, out=work)

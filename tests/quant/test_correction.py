@@ -60,6 +60,14 @@ def test_rounds_lower_the_error(rng):
     assert errors[3] <= errors[2]
 
 
+def test_a_start_saves_the_first_rounding(rng):
+    w, x = rng.standard_normal((24, 40)), activations(rng, 300, 40)
+    form, gram = BlockFormat(4, 16), x.T @ x
+    whole = correct(w, form, gram, 3)
+    found = correct(w, form, gram, 3, start=round_refined(w, form, gram))
+    np.testing.assert_array_equal(found.dense(), whole.dense())
+
+
 def test_a_weight_that_is_on_the_grid_needs_no_product(rng):
     w = np.repeat(rng.integers(-2, 3, (4, 1)), 32, axis=1).astype(float)
     found = correct(w, BlockFormat(4, 16), np.eye(32), 2)
