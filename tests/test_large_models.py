@@ -127,7 +127,7 @@ def test_what_passes_make_is_in_files(rng) -> None:
     one = registry.all_passes()["quantize-weights"]()
     assert isinstance(one, CompressionPass)
     (layer,) = (layer for layer in one.layers(model) if isinstance(layer, Layer))
-    (candidate,) = one.candidates(layer, None, load_target("ort-cpu"))
+    candidate = next(iter(one.candidates(layer, None, load_target("ort-cpu"))))
     refused = apply_treatments(model, [(layer, candidate.stages, None)], {one.name: one})
     assert not refused
     assert sorted(model.graph.initializers) == ["table", "w.int8", "w.scale"]

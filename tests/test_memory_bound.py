@@ -58,7 +58,7 @@ one = registry.all_passes()["quantize-weights"]()
 treatments = []
 for layer in one.layers(model):
     if isinstance(layer, Layer):
-        (candidate,) = one.candidates(layer, None, load_target("ort-cpu"))
+        candidate = next(iter(one.candidates(layer, None, load_target("ort-cpu"))))
         treatments.append((layer, candidate.stages, None))
 apply_treatments(model, treatments, {one.name: one})
 verdict = judge(Runner(model))
