@@ -156,13 +156,16 @@ def _corrected(
     known = rounded(weight, plain, gram, rows).blocks(k, plain)
     if not weight.any():
         return known, np.zeros((options.rank, k)), np.zeros((n, options.rank))
-
-    def rounding(part: Matrix) -> Blocks:
-        same = np.array_equal(part, weight)  # what is asked for first is known
-        return known if same else _blocks(part, plain, gram, rows)
-
     assert gram is not None  # callers have seen to it
-    return correct(weight, options.block_format, gram, options.rank, rows=rows, rounding=rounding)
+    return correct(
+        weight,
+        options.block_format,
+        gram,
+        options.rank,
+        rows=rows,
+        rounding=lambda part: _blocks(part, plain, gram, rows),
+        start=known,
+    )
 
 
 def _blocks(weight: Array, options: BlockOptions, gram: Matrix | None, rows: int) -> Blocks:
