@@ -104,7 +104,7 @@ class BlockWeight:
         if opset_of(self.layer) < _FIRST_BLOCKWISE:
             return (
                 f"DequantizeLinear in blocks needs opset {_FIRST_BLOCKWISE}, the model has"
-                f" {opset_of(self.layer)}: raise-opset raises it"
+                f" {opset_of(self.layer)}: `--also raise-opset` raises it"
             )
         return "standard operators have no integers of 2 bits" if options.bits == 2 else None
 

@@ -19,6 +19,7 @@ from onnxslim_rx_passes.quantize_weights import QuantizeWeights
 from tests.passes.blocks import (
     LOOK_UP,
     TARGETS,
+    TIED,
     feeds_for,
     layers_of,
     modelled,
@@ -298,6 +299,27 @@ def test_the_gram_matrix_behind_a_table_counts_its_rows(rng):
     assert second.gram is not None
     assert first.counts is stats.counts
     np.testing.assert_allclose(second.gram, p[ids].T @ p[ids], rtol=1e-5, atol=1e-3)
+
+
+def test_a_tied_table_is_rounded_for_its_rows_and_judged_by_its_logits(rng):
+    table, x = weight(rng, TIED[1]), inputs(rng)
+    counts = rng.integers(0, 9, 100)
+    reads = LayerStatistics(None, counts, int(counts.sum()), None, (7,))
+    stats = LayerStatistics(None, counts, int(counts.sum()), None, (7,), members=(reads, known(x)))
+    model, one = modelled(TIED[0], table), quantizer(bits=4, group=32)
+    layer = layers_of(model, one)[0]
+    (candidate,) = one.candidates(layer, stats, TARGETS["nbits"])
+    (dense,) = one.transform(layer, candidate.stages[0], (table.astype(np.float64),), stats)
+    (plain,) = one.transform(layer, candidate.stages[0], (table.astype(np.float64),), None)
+    np.testing.assert_array_equal(dense, plain)
+    wrong = dense - table
+    logits = loss(x, table.T, dense.T)
+    rows = np.linalg.norm(wrong) / np.linalg.norm(table)
+    read = np.sqrt((counts @ wrong**2).sum() / (counts @ table.astype(np.float64) ** 2).sum())
+    assert candidate.error == pytest.approx(max(logits, rows, read), rel=1e-6)
+    (gptq,) = quantizer(bits=4, group=32, method="gptq").candidates(layer, stats, TARGETS["nbits"])
+    (other,) = one.transform(layer, gptq.stages[0], (table.astype(np.float64),), stats)
+    assert loss(x, table.T, other.T) < logits
 
 
 def test_nothing_is_known_behind_what_is_no_product(rng):
