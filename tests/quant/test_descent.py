@@ -20,6 +20,7 @@ from onnxslim_rx.quant import (
     round_nearest,
     round_refined,
 )
+from onnxslim_rx.quant.descent import _Descent
 
 
 def activations(rng, rows, k):
@@ -59,25 +60,69 @@ def test_no_row_gets_worse_and_blocks_stay_valid(bits, group, symmetric, scale_t
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize(("bits", "group"), [(4, 32), (2, 16), (4, 0)])
-def test_no_single_change_makes_it_better(bits, group, symmetric, rng):
+@pytest.mark.parametrize(
+    ("bits", "group", "k"), [(4, 32, 40), (2, 16, 40), (4, 0, 40), (4, 0, 150), (4, 256, 300)]
+)
+def test_no_single_change_makes_it_better(bits, group, k, symmetric, rng):
     form = BlockFormat(bits, group, symmetric, np.float32)
-    w, x = rng.standard_normal((3, 40)), activations(rng, 200, 40)
-    gram = damped(x.T @ x, 40)
+    w, x = rng.standard_normal((3, k)), activations(rng, 5 * k, k)
+    gram = damped(x.T @ x, k)
     found = round_refined(w, form, x.T @ x, rounds=60)
-    least = row_errors(w, found, gram)
-    for row, column in itertools.product(range(3), range(40)):
-        for integer in range(2**bits):
-            values = found.values.copy()
-            values[row, column] = integer
-            other = row_errors(w, found._replace(values=values), gram)[row]
-            assert other >= least[row] * (1 - 1e-5)
-    for row, block, change in itertools.product(
-        range(3), range(found.scales.shape[1]), (0.99, 1.01)
-    ):
+    wrong = w - restore(found)
+    least = row_errors(w, found, gram)[:, None]
+    scales = np.repeat(found.scales, form.width(k), axis=1)[:, :k]
+    zeros = np.zeros_like(scales) + form.middle
+    if found.zeros is not None:
+        zeros = np.repeat(found.zeros, form.width(k), axis=1)[:, :k].astype(float)
+    for integer in range(2**bits):  # in the place of each, one at a time: the error in closed form
+        change = (integer - zeros) * scales - restore(found)
+        other = least - 2 * change * (wrong @ gram) + np.diag(gram) * change**2
+        assert (other >= least * (1 - 1e-5)).all()
+    for row, block, factor in itertools.product(range(3), range(form.count(k)), (0.99, 1.01)):
         scales = found.scales.copy()
-        scales[row, block] *= change
-        assert row_errors(w, found._replace(scales=scales), gram)[row] >= least[row] * (1 - 1e-5)
+        scales[row, block] *= factor
+        other = row_errors(w, found._replace(scales=scales), gram)
+        assert other[row] >= least[row] * (1 - 1e-5)
+
+
+@pytest.mark.parametrize("k", [40, 300])
+def test_a_round_is_one_step_after_the_other(k, rng):
+    """The scale by the normal equation, then each integer with all others as they are by then."""
+    form = BlockFormat(2, 0, scale_type=np.float32)
+    w, x = rng.standard_normal((5, k)), activations(rng, k, k)
+    start = round_nearest(w, form)
+    found = refine(start, w, x.T @ x, rounds=1)
+    gram = damped(x.T @ x, k)
+    for row in range(5):
+        steps = start.values[row].astype(float) - form.middle
+        scale = steps @ gram @ w[row] / (steps @ gram @ steps)
+        for j in range(k):
+            wanted = steps[j] + gram[j] @ (w[row] - steps * scale) / (gram[j, j] * scale)
+            steps[j] = np.clip(np.rint(wanted), -2, 1)
+        assert found.scales[row, 0] == pytest.approx(scale, rel=1e-4)
+        assert (found.values[row] != steps + form.middle).mean() <= 0.02
+
+
+def test_a_row_that_got_worse_is_not_taken(monkeypatch, rng):
+    """As the rounding of float32 might have it."""
+    w, x = rng.standard_normal((3, 32)), activations(rng, 100, 32)
+    start = round_nearest(w, BlockFormat(4, 16))
+    whole = refine(start, w, x.T @ x, rounds=1)
+    plain = _Descent.round
+
+    def spoilt(self):
+        plain(self)
+        self.scales[:, 1] *= 2
+        self.lost[:, 1] *= 3
+
+    monkeypatch.setattr(_Descent, "round", spoilt)
+    found = refine(start, w, x.T @ x, rounds=1)
+    for one, mine, other in (
+        (found.values, start.values, whole.values),
+        (found.scales, start.scales, whole.scales),
+    ):
+        np.testing.assert_array_equal(one[1], mine[1])
+        np.testing.assert_array_equal(one[[0, 2]], other[[0, 2]])
 
 
 def test_a_scale_alone_is_the_least_squares_fit(rng):
