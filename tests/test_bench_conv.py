@@ -11,7 +11,6 @@ import pytest
 
 import onnxslim_rx as rx
 from tools import (
-    bench_conv,
     bench_conv_bars,
     bench_conv_cifar,
     bench_conv_models,
@@ -24,6 +23,7 @@ from tools.bench_conv_models import ModelRow
 from tools.bench_conv_plot import draw
 from tools.bench_conv_simple import SimpleRow
 from tools.bench_run import Done, Job
+from tools.bench_tables import row_of, table_of
 
 
 def row(method="mix", allocation="program", share=0.4, accuracy=0.808, ratio=0.6, kept=None):
@@ -101,8 +101,8 @@ def test_simple_is_compared_with_the_same_ranks():
 def test_rows_survive_json(tmp_path):
     rows = [row(), Row("cp", "uniform", 0.8, error="no plan", chosen={"cp": 2})]
     for one in rows:
-        text = json.dumps(bench_conv.table_of(one), allow_nan=False)
-        back = bench_conv.row_of(json.loads(text))
+        text = json.dumps(table_of(one), allow_nan=False)
+        back = row_of(Row, json.loads(text))
         assert repr(back) == repr(one)
         assert hash(back.key) == hash(one.key)
 

@@ -29,10 +29,8 @@ simple: compression 7.0 / 14.2 / 22 x, 2 points above plain; vgg: 180 s, 3 GB.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import json
-import math
 import os
 import sys
 import tempfile
@@ -51,6 +49,7 @@ from tools.bench_conv_plot import draw
 from tools.bench_conv_simple import SimpleRow, simple_rows, trained
 from tools.bench_data import ASSETS
 from tools.bench_models import machine
+from tools.bench_tables import row_of, table_of
 
 METHODS = (
     MIX, "channel-output", "channel-input", "spatial", "tucker", "tt", "cp", "cp-separable",
@@ -91,7 +90,7 @@ class Bench:
         args = self.args
         model = ASSETS / "models" / "cifar10_resnet_1m.onnx"
         data = cifar_data(self.work / "data_cifar10_resnet_1m", "x")
-        rows = [row_of(table) for table in self.found.get("cifar", [])]
+        rows = [row_of(Row, table) for table in self.found.get("cifar", [])]
         known = {row.key for row in rows if not row.error}
         rows = [row for row in rows if row.key in known]
         self.found["cifar"] = [table_of(row) for row in rows]
@@ -177,28 +176,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in missed:
         print(f"missed: {line}")
     return 1 if missed else 0
-
-
-def table_of(row: Row | ModelRow | SimpleRow) -> dict[str, Any]:
-    """A row for JSON, which has no NaN."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [plain(entry) for entry in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return {key: plain(value) for key, value in dataclasses.asdict(row).items()}
-
-
-def row_of(table: dict[str, Any]) -> Row:
-    """What `table_of` was made from."""
-
-    def full(value: Any) -> Any:
-        if isinstance(value, list):
-            return tuple(full(entry) for entry in value)
-        return math.nan if value is None else value
-
-    return Row(**{key: full(value) for key, value in table.items()})
 
 
 def _peers(names: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +30,19 @@ Matrix = npt.NDArray[np.float64]
 def measure_layers(model: Path, data: Path) -> dict[str, Any]:
     """Cosine of `X W` for each FFN layer and method; plain ONNX Runtime and numpy."""
     proto = onnx.load(model)
-    weights = {i.name: i for i in proto.graph.initializer}
-    layers = [
-        (
-            node.input[0],
-            numpy_helper.to_array(weights[node.input[1]]).astype(np.float64),
-        )
-        for node in proto.graph.node
-        if node.op_type == "MatMul"
-        and node.input[1] in weights
-        and max(weights[node.input[1]].dims) > min(weights[node.input[1]].dims)
-    ]
-    for name, _ in layers:
-        proto.graph.output.append(onnx.ValueInfoProto(name=name))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
-    names = [name for name, _ in layers]
+    layers = [(x, w) for x, w in linear_layers(proto) if max(w.shape) > min(w.shape)]
+    inputs = probe(proto, [name for name, _ in layers])
     grams = [np.zeros((len(w), len(w))) for _, w in layers]
     sizes = [np.zeros(len(w)) for _, w in layers]
     rows = 0
     for sample in read(data / "calibrate"):
-        for number, x in enumerate(_rows(session, names, sample)):
+        for number, x in enumerate(inputs(sample)):
             grams[number] += x.T @ x
             sizes[number] += np.abs(x).sum(axis=0)
         rows += len(x)
     held: list[list[Matrix]] = [[] for _ in layers]
     for sample in read(data / "score"):
-        for number, x in enumerate(_rows(session, names, sample)):
+        for number, x in enumerate(inputs(sample)):
             held[number].append(x)
         if sum(map(len, held[0])) > ROWS:
             break
@@ -68,6 +54,35 @@ def measure_layers(model: Path, data: Path) -> dict[str, Any]:
         for name, (p, q) in _factors(w, rank, gram, size / rows, rows).items():
             found.setdefault(name, []).append(_cosine(x @ w, x @ p @ q))
     return {"ratio": RATIO, "rows": rows, "methods": found}
+
+
+def linear_layers(proto: onnx.ModelProto) -> list[tuple[str, Matrix]]:
+    """Of each MatMul with a constant matrix: the name of its input, and the matrix (K, N)."""
+    weights = {i.name: i for i in proto.graph.initializer if len(i.dims) == 2}
+    return [
+        (node.input[0], numpy_helper.to_array(weights[node.input[1]]).astype(np.float64))
+        for node in proto.graph.node
+        if node.op_type == "MatMul" and node.input[1] in weights
+    ]
+
+
+def probe(
+    proto: onnx.ModelProto, names: Sequence[str]
+) -> Callable[[Mapping[str, Any]], list[Matrix]]:
+    """A function that gives the rows of these values for a sample; adds outputs to `proto`."""
+    once = list(dict.fromkeys(names))
+    for name in once:
+        proto.graph.output.append(onnx.ValueInfoProto(name=name))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+
+    def rows(sample: Mapping[str, Any]) -> list[Matrix]:
+        found = dict(zip(once, session.run(once, dict(sample)), strict=True))
+        arrays = (found[name] for name in names)
+        return [a.reshape(-1, a.shape[-1]).astype(np.float64) for a in arrays]
+
+    return rows
 
 
 def _factors(
@@ -83,10 +98,6 @@ def _factors(
     if randomized_svd is not None:
         found["scikit-learn randomized"] = _cut(randomized_svd(w, rank, random_state=0), rank)
     return found
-
-
-def _rows(session: Any, names: list[str], sample: dict[str, Any]) -> list[Matrix]:
-    return [a.reshape(-1, a.shape[-1]).astype(np.float64) for a in session.run(names, sample)]
 
 
 def _cut(decomposition: Any, rank: int) -> tuple[Matrix, Matrix]:

@@ -26,7 +26,7 @@ def judge_minilm(rows: Sequence[Row]) -> list[str]:
     for row in own:
         if not row.seconds <= SECONDS:
             missed.append(f"{row.name}: {row.seconds:.0f} s of CPU time, bar {SECONDS:.0f}")
-        if row.peak_mb is not None and not row.peak_mb <= PEAK_MB:
+        if row.peak_mb > PEAK_MB:
             missed.append(f"{row.name}: {row.peak_mb:.0f} MB, bar {PEAK_MB:.0f}")
     for domain in DOMAINS:
         for mean, p5, times in SIZES:

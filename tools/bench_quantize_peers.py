@@ -11,9 +11,11 @@ user would. What onnxsim leaves behind unused is removed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its par
 from tools.bench_measure import read
 from tools.bench_run import limit_cpu, peak_mb, spend
 
-__all__ = ["PEERS", "Made", "Peer", "peer_file", "pruned"]
+__all__ = ["FEW", "PEERS", "STEPS", "Made", "Peer", "onnxsim_peer", "peer_file", "pruned"]
 
 Samples = Sequence[Mapping[str, Any]]
 Make = Callable[[onnx.ModelProto, onnx.ModelProto, Samples], onnx.ModelProto]
@@ -56,12 +58,16 @@ class Made:
 
     path: Path
     seconds: float
-    peak_mb: float | None
+    peak_mb: float
     error: str = ""
 
 
+@functools.cache
 def peer_file(name: str, python: str, model: Path, calibrate: Path, work: Path) -> Made:
-    """Let a peer, and those it builds upon, quantize in processes of their own; once."""
+    """Let a peer, and those it builds upon, quantize in processes of their own.
+
+    What was made by an earlier run is taken from `work`.
+    """
     peer, stem = PEERS[name], "".join(c if c.isalnum() else "_" for c in name)
     output, told = work / f"peer_{stem}.onnx", work / f"peer_{stem}.json"
     before = Made(model, 0.0, 0.0)
@@ -69,15 +75,15 @@ def peer_file(name: str, python: str, model: Path, calibrate: Path, work: Path) 
         before = peer_file(peer.after, python, model, calibrate, work)
         if before.error:
             return before
-    if not told.is_file():
+    if not (told.is_file() and output.is_file()):
         command = [python, __file__, name, *map(str, (model, before.path, calibrate, output))]
         _, seconds, error = spend(command, output.with_suffix(".log"))
-        peak = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else None
-        found = {"seconds": seconds, "peak_mb": peak, "error": error}
-        told.write_text(json.dumps(found), encoding="utf-8")
-    found = json.loads(told.read_text(encoding="utf-8"))
-    peaks = [peak for peak in (found["peak_mb"], before.peak_mb) if peak is not None]
-    return Made(output, found["seconds"] + before.seconds, max(peaks, default=None), found["error"])
+        if error:
+            return Made(output, seconds + before.seconds, math.nan, error)
+        peak = json.loads(output.with_suffix(".peak").read_text(encoding="utf-8"))
+        told.write_text(json.dumps([seconds, peak]), encoding="utf-8")
+    seconds, peak = json.loads(told.read_text(encoding="utf-8"))
+    return Made(output, seconds + before.seconds, max(peak, before.peak_mb))
 
 
 def pruned(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -101,10 +107,6 @@ def pruned(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _ort(name: str) -> Any:
     return importlib.import_module(f"onnxruntime.quantization{name}")
-
-
-def _onnxsim() -> Any:
-    return importlib.import_module("onnxsim")
 
 
 def _dynamic(per_channel: bool, operators: Sequence[str] | None = None) -> Make:
@@ -183,13 +185,15 @@ def _nncf(mode: str, *, data: bool = False, skip: Sequence[str] = (), **options:
     return make
 
 
-def _sim(call: Callable[[Any, onnx.ModelProto, onnx.ModelProto, Samples], Any]) -> Make:
+def onnxsim_peer(
+    call: Callable[[Any, onnx.ModelProto, onnx.ModelProto, Samples], Any], after: str = ""
+) -> Peer:
     """onnxsim: `call` gets the package, the model, what was made before, and samples."""
 
     def make(model: onnx.ModelProto, before: onnx.ModelProto, samples: Samples) -> onnx.ModelProto:
-        return pruned(call(_onnxsim(), model, before, samples))
+        return pruned(call(importlib.import_module("onnxsim"), model, before, samples))
 
-    return make
+    return Peer(make, after)
 
 
 def _gptq(sim: Any, model: onnx.ModelProto, before: onnx.ModelProto, samples: Samples) -> Any:
@@ -203,11 +207,13 @@ def _search(name: str, error: float, field: str = "", **options: Any) -> Peer:
         found = getattr(sim, name)(model, error, calibration_data=samples[:FEW], **options)
         return getattr(found, field) if field else found
 
-    return Peer(_sim(call))
+    return onnxsim_peer(call)
 
 
-def _corrected(rank: int) -> Make:
-    return _sim(lambda sim, model, before, data: sim.apply_lqer(model, before, rank, data))
+def _corrected(rank: int, after: str) -> Peer:
+    return onnxsim_peer(
+        lambda sim, model, before, data: sim.apply_lqer(model, before, rank, data), after
+    )
 
 
 _INT4 = "onnxsim INT4"
@@ -221,27 +227,30 @@ _WHOLE = {
     "NNCF INT4 g32": Peer(_nncf("INT4_SYM", **_NNCF4)),
     "NNCF INT4 g32 on 40%": Peer(_nncf("INT4_SYM", **(_NNCF4 | {"ratio": 0.4}))),
 }
-_MATMUL = {  # embeddings are left in floats
+STEPS: dict[str, Peer] = {
     "ORT dynamic INT8, MatMul": Peer(_dynamic(True, ["MatMul"])),
     "ORT MatMulNBits INT8 g128": Peer(_nbits(8, 128, True, ["MatMul"])),
     **{
         f"ORT MatMulNBits INT4 g{group}": Peer(_nbits(4, group, False, ["MatMul"]))
         for group in (16, 32, 128)
     },
+    "ORT MatMulNBits INT4 g32, symmetric": Peer(_nbits(4, 32, True, ["MatMul"])),
     "ORT HQQ INT4 g32": Peer(_with_config(lambda ort, _: ort.HQQWeightOnlyQuantConfig(32))),
     "ORT k-quant INT4 g32": Peer(_with_config(lambda ort, _: ort.KQuantWeightOnlyQuantConfig())),
     "ORT GPTQ INT4 g32": Peer(_with_config(_ort_gptq)),
     "NNCF INT4 g32, MatMul": Peer(_nncf("INT4_SYM", skip=["Gather"], **_NNCF4)),
-    _INT4: Peer(_sim(lambda sim, model, *_: sim.quantize_weight_only_int4(model))),
-    _GPTQ: Peer(_sim(lambda sim, model, before, data: sim.apply_gptq(model, before, data)), _INT4),
-    "onnxsim INT4, LQER 32": Peer(_corrected(32), _INT4),
-    "onnxsim INT4, GPTQ, LQER 8": Peer(_corrected(8), _GPTQ),
-    "onnxsim INT4, GPTQ, LQER 32": Peer(_corrected(32), _GPTQ),
-    "onnxsim SVDQuant 32": Peer(
-        _sim(lambda sim, model, _, data: sim.apply_svdquant(model, data[:FEW], rank=32))
+    _INT4: onnxsim_peer(lambda sim, model, *_: sim.quantize_weight_only_int4(model)),
+    _GPTQ: onnxsim_peer(
+        lambda sim, model, before, data: sim.apply_gptq(model, before, data), _INT4
+    ),
+    "onnxsim INT4, LQER 32": _corrected(32, _INT4),
+    "onnxsim INT4, GPTQ, LQER 8": _corrected(8, _GPTQ),
+    "onnxsim INT4, GPTQ, LQER 32": _corrected(32, _GPTQ),
+    "onnxsim SVDQuant 32": onnxsim_peer(
+        lambda sim, model, _, data: sim.apply_svdquant(model, data[:FEW], rank=32)
     ),
     "onnxsim quantize_auto 0.2": _search("quantize_auto", 0.2),
-    "onnxsim quantize_auto 0.02": _search("quantize_auto", 0.02),
+    "onnxsim quantize_auto 0.1": _search("quantize_auto", 0.1),
     **{
         f"onnxsim mixed precision {error}": _search(
             "search_mixed_precision_for_budget", error, "quantized_model"
@@ -253,11 +262,12 @@ _MATMUL = {  # embeddings are left in floats
         "apply_optimization_pipeline", 0.1, "optimized_model", bit_selection="mixed_precision"
     ),
 }
+"""What leaves embeddings in floats."""
+
 _AND_EMBEDDINGS = {
-    f"{name} + ORT embeddings INT4": Peer(_nbits(4, 32, False, ["Gather"]), name)
-    for name in _MATMUL
+    f"{name} + ORT embeddings INT4": Peer(_nbits(4, 32, False, ["Gather"]), name) for name in STEPS
 }
-PEERS: dict[str, Peer] = {**_WHOLE, **_MATMUL, **_AND_EMBEDDINGS}
+PEERS: dict[str, Peer] = {**_WHOLE, **STEPS, **_AND_EMBEDDINGS}
 """By tool, setting, and what did the rest."""
 
 
@@ -270,7 +280,7 @@ def main(argv: Sequence[str]) -> int:
     start = model if before == source else onnx.load(before)
     made = PEERS[name].make(model, start, read(calibrate))
     onnx.save(made, output)
-    output.with_suffix(".json").write_text(json.dumps(peak_mb()), encoding="utf-8")
+    output.with_suffix(".peak").write_text(json.dumps(peak_mb()), encoding="utf-8")
     return 0
 
 

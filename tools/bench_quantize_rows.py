@@ -55,7 +55,7 @@ class Row:
     ratio: float = NAN
     interval: tuple[float, float] = (NAN, NAN)
     seconds: float = 0.0
-    peak_mb: float | None = None
+    peak_mb: float = NAN
     phases: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     chosen: Mapping[str, int] = dataclasses.field(default_factory=dict)
     runtime: str = ""
@@ -126,7 +126,7 @@ def own_rows(judge: Judge, data: Data, work: Path, names: Sequence[str]) -> Iter
         )  # fmt: skip
         done = run(job)
         row = Row(
-            name, seconds=done.cpu_seconds, peak_mb=done.peak_mb, phases=done.phases,
+            name, seconds=done.cpu_seconds, peak_mb=done.peak_mb or NAN, phases=done.phases,
             error=done.error,
         )  # fmt: skip
         if done.exit_code == 0:
