@@ -32,11 +32,27 @@ __all__ = ["METHODS", "one_layer", "relative_error"]
 
 Matrix = npt.NDArray[Any]
 
+_HQQ = "ORT HQQ INT4 g32"
+
+
+def with_whole_zeros(
+    model: onnx.ModelProto, before: onnx.ModelProto, samples: Sequence[Any]
+) -> onnx.ModelProto:
+    """`before`, changed in place, with real zero points rounded: what 4 bits each can store."""
+    names = {node.input[3] for node in before.graph.node if node.op_type == "MatMulNBits"}
+    for tensor in before.graph.initializer:
+        if tensor.name in names:
+            zeros = np.clip(np.rint(numpy_helper.to_array(tensor)), 0, 15).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
+    return before
+
+
 _SIM_INT4 = "onnxsim INT4"
 METHODS: dict[str, Peer] = {
     "ORT nearest": STEPS["ORT MatMulNBits INT4 g32, symmetric"],
     "ORT nearest, zero points": STEPS["ORT MatMulNBits INT4 g32"],
-    "ORT HQQ": STEPS["ORT HQQ INT4 g32"],
+    "ORT HQQ, real zero points": STEPS[_HQQ],
+    "ORT HQQ": Peer(with_whole_zeros, _HQQ),
     "ORT GPTQ": STEPS["ORT GPTQ INT4 g32"],
     "onnxsim nearest": STEPS[_SIM_INT4],
     "onnxsim HQQ": onnxsim_peer(lambda sim, model, *_: sim.quantize_weight_only_int4_hqq(model)),
