@@ -233,7 +233,7 @@ def quantize(
     bits: int = 4,
     group: int = 32,
     symmetric: bool = True,
-    method: Rounding = "hqq",
+    method: Rounding = "clip",
     embedding_bits: int | None = None,
     form: WeightForm | None = None,
     target: str | Target = "ort-cpu",
@@ -257,7 +257,7 @@ def quantize(
         group: neighbours that share a scale, 16 to 256; 0: a whole row.
         symmetric: zero lies in the middle of the integers; otherwise each group has a zero point.
         method: "nearest", "clip" (the range with the least squared error) or "hqq" (half-quadratic
-            quantization, Badri & Shaji, 2023), from fast to good.
+            quantization, Badri & Shaji, 2023: as good on trained weights, and slower).
         embedding_bits: of embeddings; None: as `bits`.
         form: "nbits" (MatMulNBits of com.microsoft) or "dequantize-linear" (ai.onnx, from opset 21
             on); None: as the target allows.

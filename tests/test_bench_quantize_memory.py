@@ -73,6 +73,6 @@ def test_bars_that_are_missed_are_named(
     monkeypatch.setattr(bench_quantize_memory, "measure_memory", measured)
     told = tmp_path / "found.json"
     assert main(["--work", str(tmp_path), "--json", str(told)]) == (1 if line else 0)
-    assert asked == [(tmp_path, LAYERS, WIDTH, "hqq")]
+    assert asked == [(tmp_path, LAYERS, WIDTH, "clip")]
     assert (f"missed: {line}" in capsys.readouterr().out) == bool(line)
     assert json.loads(told.read_text(encoding="utf-8"))["missed"] == ([line] if line else [])

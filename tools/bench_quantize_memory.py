@@ -38,7 +38,7 @@ from tools.bench_peak import Peak, watching
 
 BAR_GB = 2.5
 LAYERS, WIDTH = 24, 2048
-METHOD: Rounding = "hqq"
+METHOD: Rounding = "clip"
 
 
 def run(model: Path, output: Path, method: Rounding) -> dict[str, Any]:

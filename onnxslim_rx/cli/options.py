@@ -163,9 +163,10 @@ def add_quantization(parser: Parser) -> None:
         help="each group has a zero point as well: more exact, larger",
     )  # fmt: skip
     group.add_argument(
-        "--method", choices=get_args(Rounding), default="hqq",
+        "--method", choices=get_args(Rounding), default="clip",
         help="how to round: to the nearest, with the ends of groups clipped for the least squared"
-        " error, or by half-quadratic quantization; from fast to good (default: hqq)",
+        " error, or by half-quadratic quantization, which takes three times as long and is rarely"
+        " better (default: clip)",
     )  # fmt: skip
     group.add_argument(
         "--form", choices=get_args(WeightForm),

@@ -12,9 +12,10 @@ __all__ = ["Cost", "aims"]
 
 Cost = Callable[[Pick], float]
 
-# What the second aim weighs beside the first; where that made a slower model, what time weighs.
-_SECOND_AIM = 0.25
-_TIME_FIRST = 4.0
+# What the second aim weighs beside the first: bytes beside latency, latency beside bytes; and where
+# that made a slower model.
+_BYTES_BESIDE, _TIME_BESIDE = 0.25, 0.05
+_MORE_TIME_BESIDE = 1.0
 
 
 def aims(budget: Budget, bundles: Sequence[Bundle]) -> list[Cost]:
@@ -31,15 +32,15 @@ def aims(budget: Budget, bundles: Sequence[Bundle]) -> list[Cost]:
 
     def faster(pick: Pick) -> float:
         # more nodes that are no faster alone are slower in the network
-        return math.inf if pick.idle else weighted(1.0, _SECOND_AIM)(pick)
+        return math.inf if pick.idle else weighted(1.0, _BYTES_BESIDE)(pick)
 
     def folding(pick: Pick) -> float:
         return pick.bytes / total_bytes if pick.folds else math.inf
 
     known: dict[str, Cost] = {
         "latency": faster,
-        "bytes": weighted(_SECOND_AIM, 1.0),
-        "bytes, in no more time": weighted(_TIME_FIRST, 1.0),
+        "bytes": weighted(_TIME_BESIDE, 1.0),
+        "bytes, in no more time": weighted(_MORE_TIME_BESIDE, 1.0),
     }
     order: list[str] = [budget.minimize]
     if budget.max_bytes is not None:
@@ -48,7 +49,7 @@ def aims(budget: Budget, bundles: Sequence[Bundle]) -> list[Cost]:
         order.append("latency")
     if not budget.limits_quality:  # the limits alone say what to make small
         order = order[1:] or order
-        known["latency"] = weighted(1.0, _SECOND_AIM)
+        known["latency"] = weighted(1.0, _BYTES_BESIDE)
     if "bytes" in order:
         order.insert(order.index("bytes") + 1, "bytes, in no more time")
     return [*(known[name] for name in dict.fromkeys(order)), folding]

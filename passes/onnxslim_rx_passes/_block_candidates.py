@@ -46,7 +46,7 @@ def block_candidates(
     if stored.size == 0 or not is_finite(stored):
         return []
     known = known_of(weight, stats)
-    method = "clip" if weight.is_looked_up else "hqq" if known.gram is None else "gptq"
+    method = "clip" if weight.is_looked_up or known.gram is None else "gptq"
     form = NBITS if target.allows("ort") else DEQUANTIZE
     rows = weight.rows(stored)
     scales = functools.partial(_scale_type, stored.dtype, float(np.abs(stored).max()))

@@ -20,10 +20,10 @@ METHODS = ("nearest", "clip", "hqq", "gptq", "awq")
 SCALES = {"float16": np.float16, "float32": np.float32}
 
 # What is offered unless an option asks for something else: groups by bits, from the mildest on.
-_GROUPS = {4: (16, 32, 64, 128), 2: (16, 32)}
+_GROUPS = {4: (16, 32, 64, 128), 2: (16,)}
 _GROUPS_ON_DEMAND = {8: (32, 128)}
 # Components of a low-rank correction that are offered beside none, by bits and group.
-_RANKS = {(4, 32): (16, 32), (4, 128): (16, 32)}
+_RANKS = {(4, 32): (16,), (4, 128): (16,)}
 _LEAST_GROUP = 16
 
 
@@ -47,7 +47,7 @@ class BlockOptions:
     bits: int
     group: int
     symmetric: bool = True
-    method: str = "hqq"
+    method: str = "clip"
     rank: int = 0
     form: str = NBITS
     scales: str = "float16"

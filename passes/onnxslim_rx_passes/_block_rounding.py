@@ -36,6 +36,8 @@ __all__ = ["Factor", "Rounded", "rounded"]
 Matrix = npt.NDArray[np.float64]
 
 _KEPT = Memo(384 << 20)
+# A second one takes as long, and lowers the error by 1% more (MiniLM, 4 bits).
+_ROUNDS = 1
 _NONE = np.empty(0)
 _BYTE = 8
 
@@ -165,6 +167,7 @@ def _corrected(
         rows=rows,
         rounding=lambda part: _blocks(part, plain, gram, rows),
         start=known,
+        rounds=_ROUNDS,
     )
 
 

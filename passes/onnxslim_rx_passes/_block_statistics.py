@@ -90,7 +90,7 @@ def settled(options: BlockOptions, known: Known, name: str, *, factor: bool) -> 
     if not options.uses_statistics or known.gram is not None:
         return options
     if factor or known.cut:
-        return dataclasses.replace(options, method="hqq", rank=0)
+        return dataclasses.replace(options, method="clip", rank=0)
     raise InputError(
         f"{name} is to be rounded by {options.method} with rank {options.rank},"
         " and there are no statistics of its inputs",

@@ -81,7 +81,7 @@ class QuantizeWeights(CompressionPass):
         symmetric: whether blocks do without zero points.
         method: how blocks are rounded: "nearest", "clip" (least squared error over clipping
             ranges), "hqq" (least error of a heavy-tailed norm), "gptq" (least error of the output),
-            "awq" (scaled inputs), or "auto": "gptq" where statistics allow, else "hqq"; "clip" for
+            "awq" (scaled inputs), or "auto": "gptq" where statistics allow, else "clip"; "clip" for
             tables.
         rank: components of the low-rank correction, 0 for none.
         form: "cast-mul" (per channel), "nbits" (blocks) or "dequantize-linear".

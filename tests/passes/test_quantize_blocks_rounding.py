@@ -116,8 +116,11 @@ def test_a_correction_is_added_to_what_the_integers_give(form, text, rng):
 
 def test_a_correction_lowers_the_error_of_the_same_blocks(rng):
     w, x = weight(rng), inputs(rng)
-    candidates = offers(modelled(MATMUL, w), stats={"w": known(x)}, bits=4, group=32)
+    model, stats = modelled(MATMUL, w), {"w": known(x)}
+    candidates = offers(model, stats=stats, bits=4, group=32)
     by_rank = {one.stages[0].options["rank"]: one for one in candidates}
+    assert set(by_rank) == {0, 16}
+    (by_rank[32],) = offers(model, stats=stats, bits=4, group=32, rank=32)
     assert by_rank[32].error < by_rank[16].error < 0.9 * by_rank[0].error
     assert by_rank[0].bytes < by_rank[16].bytes < by_rank[32].bytes
     assert by_rank[0].flops < by_rank[16].flops
