@@ -17,7 +17,8 @@ import pytest
 from tools import bench_quantize, bench_quantize_memory, bench_quantize_rows
 from tools.bench_quantize_bars import judge_minilm
 from tools.bench_quantize_data import DOMAINS, Data, sentences_in, short
-from tools.bench_quantize_peers import PEERS, STEPS, Made
+from tools.bench_quantize_peer_files import Made
+from tools.bench_quantize_peers import PEERS, STEPS
 from tools.bench_quantize_plot import draw, front
 from tools.bench_quantize_rows import BUDGETS, Judge, Row, done_to_layers, own_rows, peer_rows
 from tools.bench_run import Done, Job

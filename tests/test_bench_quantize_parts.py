@@ -20,10 +20,12 @@ import onnxslim_rx as rx
 from onnxslim_rx.quant import BlockFormat, restore, round_nearest
 from tools import bench_quantize_layers as layers_
 from tools import bench_quantize_layers_peers as layers_peers
+from tools import bench_quantize_peer_files as files
 from tools import bench_quantize_peers as peers
 from tools.bench_quantize_layers import Layer, judge_layers, spent, with_more
 from tools.bench_quantize_layers_peers import one_layer, relative_error
-from tools.bench_quantize_peers import Peer, peer_file, pruned
+from tools.bench_quantize_peer_files import OPSET, converted, peer_file
+from tools.bench_quantize_peers import Peer, pruned
 from tools.bench_quantize_scales import judge_scales, with_float32_scales
 
 Array = Any
@@ -110,11 +112,27 @@ def test_onnxruntimes_own_tools_make_files_that_run(
         assert json.loads(output.with_suffix(".peak").read_text(encoding="utf-8")) > 10
 
 
+def test_models_are_converted_once(tmp_path: Path) -> None:
+    old = tmp_path / "old.onnx"
+    onnx.save(
+        onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n, 3] x) => (float[n, 1] y) { y = ReduceMax <axes = [1]> (x) }"""),
+        old,
+    )
+    made = converted(old, tmp_path)
+    model = onnx.load(made)
+    assert model.opset_import[0].version == OPSET
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert (run(model, x=x) == [[2], [5]]).all()
+    old.unlink()
+    assert converted(old, tmp_path) == made
+
+
 def test_steps_are_chained_and_kept(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = {"a b": Peer(lambda m, *_: m), "c": Peer(lambda m, *_: m, "a b")}
-    monkeypatch.setattr(peers, "PEERS", table)
+    monkeypatch.setattr(files, "PEERS", table)
     asked: list[Sequence[str]] = []
 
     def spend(command: Sequence[str], log: Path) -> tuple[int, float, str]:
@@ -124,7 +142,7 @@ def test_steps_are_chained_and_kept(
         output.with_suffix(".peak").write_text(str(100.0 * len(asked)), encoding="utf-8")
         return 0, 3.0, ""
 
-    monkeypatch.setattr(peers, "spend", spend)
+    monkeypatch.setattr(files, "spend", spend)
     made = peer_file("c", sys.executable, model, tmp_path, tmp_path)
     assert (made.seconds, made.peak_mb, made.error) == (6.0, 200.0, "")
     assert [command[2] for command in asked] == ["a b", "c"]
@@ -138,8 +156,8 @@ def test_a_step_that_fails_ends_the_chain(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = {"e": Peer(lambda m, *_: m), "f": Peer(lambda m, *_: m, "e")}
-    monkeypatch.setattr(peers, "PEERS", table)
-    monkeypatch.setattr(peers, "spend", lambda command, log: (1, 2.0, "ImportError: torch"))
+    monkeypatch.setattr(files, "PEERS", table)
+    monkeypatch.setattr(files, "spend", lambda command, log: (1, 2.0, "ImportError: torch"))
     made = peer_file("f", sys.executable, model, tmp_path, tmp_path)
     assert (made.seconds, made.error) == (2.0, "ImportError: torch")
 

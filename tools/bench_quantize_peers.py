@@ -3,39 +3,42 @@
     PYTHON tools/bench_quantize_peers.py NAME MODEL CALIBRATE OUTPUT
 
 writes the model and, beside it, the most memory used. PYTHON is one that has the tools (--peers of
-bench_quantize.py); `peer_file` starts this. No tool but ONNX Runtime's own stores an embedding in 4
-bits so that it runs: embeddings that were left in floats are given to it in a second step, as a
-user would. What onnxsim leaves behind unused is removed.
+bench_quantize.py; bench_quantize_peer_files.py starts this). No tool but ONNX Runtime's own stores
+an embedding in 4 bits so that it runs: embeddings that were left in floats are given to it in a
+second step, as a user would. What onnxsim leaves behind unused is removed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 import json
 import logging
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import version_converter
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its parts' full names
 
 from tools.bench_measure import read
-from tools.bench_run import limit_cpu, peak_mb, spend
+from tools.bench_run import limit_cpu, peak_mb
 
-__all__ = ["FEW", "PEERS", "STEPS", "Made", "Peer", "onnxsim_peer", "peer_file", "pruned"]
+__all__ = [
+    "FEW",
+    "PEERS",
+    "STEPS",
+    "Peer",
+    "onnxsim_peer",
+    "pruned",
+]
 
 Samples = Sequence[Mapping[str, Any]]
 Make = Callable[[onnx.ModelProto, onnx.ModelProto, Samples], onnx.ModelProto]
 """From the model, what the peer before made (the model, where none), and samples."""
 
-OPSET = 21  # with types of 4 bits and blocks
 FEW = 64  # samples where a tool holds what each gives, or runs all again and again
 
 
@@ -50,40 +53,6 @@ class Peer:
 
     make: Make
     after: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """What a peer came to: a file, or why there is none; CPU seconds and peak memory, MB."""
-
-    path: Path
-    seconds: float
-    peak_mb: float
-    error: str = ""
-
-
-@functools.cache
-def peer_file(name: str, python: str, model: Path, calibrate: Path, work: Path) -> Made:
-    """Let a peer, and those it builds upon, quantize in processes of their own.
-
-    What was made by an earlier run is taken from `work`.
-    """
-    peer, stem = PEERS[name], "".join(c if c.isalnum() else "_" for c in name)
-    output, told = work / f"peer_{stem}.onnx", work / f"peer_{stem}.json"
-    before = Made(model, 0.0, 0.0)
-    if peer.after:
-        before = peer_file(peer.after, python, model, calibrate, work)
-        if before.error:
-            return before
-    if not (told.is_file() and output.is_file()):
-        command = [python, __file__, name, *map(str, (model, before.path, calibrate, output))]
-        _, seconds, error = spend(command, output.with_suffix(".log"))
-        if error:
-            return Made(output, seconds + before.seconds, math.nan, error)
-        peak = json.loads(output.with_suffix(".peak").read_text(encoding="utf-8"))
-        told.write_text(json.dumps([seconds, peak]), encoding="utf-8")
-    seconds, peak = json.loads(told.read_text(encoding="utf-8"))
-    return Made(output, seconds + before.seconds, max(peak, before.peak_mb))
 
 
 def pruned(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -277,7 +246,7 @@ def main(argv: Sequence[str]) -> int:
     logging.disable(logging.WARNING)
     name, *paths = argv
     source, before, calibrate, output = map(Path, paths)
-    model = version_converter.convert_version(onnx.load(source), OPSET)
+    model = onnx.load(source)
     start = model if before == source else onnx.load(before)
     made = PEERS[name].make(model, start, read(calibrate))
     onnx.save(made, output)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tools.bench_measure import latency, quality, read, session
 from tools.bench_quantize_data import Data
-from tools.bench_quantize_peers import peer_file
+from tools.bench_quantize_peer_files import converted, peer_file
 from tools.bench_run import Done, Job, run
 
 __all__ = ["BUDGETS", "Judge", "Row", "done_to_layers", "own_rows", "peer_rows"]
@@ -150,6 +150,6 @@ def peer_rows(
 ) -> Iterator[Row]:
     """Each peer's file, made once, measured."""
     for name in names:
-        made = peer_file(name, python, judge.original, data.calibrate, work)
+        made = peer_file(name, python, converted(judge.original, work), data.calibrate, work)
         row = Row(name, peer=True, seconds=made.seconds, peak_mb=made.peak_mb, error=made.error)
         yield row if made.error else judge.measured(row, made.path)

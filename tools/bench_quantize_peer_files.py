@@ -1,0 +1,67 @@
+"""What other tools quantize, each in a process of its own; see bench_quantize_peers.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+
+import onnx
+from onnx import version_converter
+
+from tools import bench_quantize_peers
+from tools.bench_quantize_peers import PEERS
+from tools.bench_run import spend
+
+__all__ = ["OPSET", "Made", "converted", "peer_file"]
+
+OPSET = 21  # with types of 4 bits and blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a peer came to: a file, or why there is none; CPU seconds and peak memory, MB."""
+
+    path: Path
+    seconds: float
+    peak_mb: float
+    error: str = ""
+
+
+def converted(model: Path, work: Path) -> Path:
+    """The model in an opset that all of these tools can work with, made once."""
+    found = work / f"opset{OPSET}.onnx"
+    if not found.is_file():
+        onnx.save(version_converter.convert_version(onnx.load(model), OPSET), found)
+    return found
+
+
+@functools.cache
+def peer_file(name: str, python: str, model: Path, calibrate: Path, work: Path) -> Made:
+    """Let a peer, and those it builds upon, quantize in processes of their own.
+
+    What was made by an earlier run is taken from `work`.
+    """
+    peer, stem = PEERS[name], "".join(c if c.isalnum() else "_" for c in name)
+    output, told = work / f"peer_{stem}.onnx", work / f"peer_{stem}.json"
+    before = Made(model, 0.0, 0.0)
+    if peer.after:
+        before = peer_file(peer.after, python, model, calibrate, work)
+        if before.error:
+            return before
+    if not (told.is_file() and output.is_file()):
+        command = [
+            python,
+            bench_quantize_peers.__file__,
+            name,
+            *map(str, (model, before.path, calibrate, output)),
+        ]
+        _, seconds, error = spend(command, output.with_suffix(".log"))
+        if error:
+            return Made(output, seconds + before.seconds, math.nan, error)
+        peak = json.loads(output.with_suffix(".peak").read_text(encoding="utf-8"))
+        told.write_text(json.dumps([seconds, peak]), encoding="utf-8")
+    seconds, peak = json.loads(told.read_text(encoding="utf-8"))
+    return Made(output, seconds + before.seconds, max(peak, before.peak_mb))
