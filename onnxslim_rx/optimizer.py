@@ -53,7 +53,7 @@ from onnxslim_rx.preparation import (
     statistics,
 )
 from onnxslim_rx.report import Report
-from onnxslim_rx.runtime import Runner, least_onnxruntime
+from onnxslim_rx.runtime import Runner, check_onnxruntime, least_onnxruntime
 from onnxslim_rx.summary import Facts, make_report, rows_of_plan
 from onnxslim_rx.targets import Target, load_target
 from onnxslim_rx.verify import compare_runs, generate_inputs
@@ -358,6 +358,7 @@ class _Run:
                 "the plan was made for another model, or by another version of the clean-up passes",
                 advice="make the plan again for this model",
             )
+        check_onnxruntime(plan.min_onnxruntime)
         passes = self.compression_passes()
         stats = self.statistics(passes)
         with self.phase("rewrite"):

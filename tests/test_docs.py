@@ -136,6 +136,18 @@ def test_the_pass_of_the_tutorial_works(tutorial, demo, capsys):
     assert found.plan.changes  # the planner is not disturbed by what is not registered
 
 
+def test_the_page_about_quantization_works(root, folder, capsys):
+    text = (root / "docs" / "quantization.md").read_text(encoding="utf-8")
+    ours = [words[1:] for words in lines_of(text) if words[0] == "onnxslim-rx"]
+    assert {words[0] for words in ours} == {"optimize", "quantize", "dequantize", "compare"}
+    for words in ours:
+        assert cli.main(words) == 0, (words, capsys.readouterr().err)
+    (code,) = blocks(text, "python")
+    exec(compile(code, "quantization.md", "exec"), {})
+    told = set(re.findall(r"^\| (quantize-[a-z]+)", text, re.MULTILINE))
+    assert told == {name for name in registry.all_passes() if name.startswith("quantize-")}
+
+
 def test_bootstrap_commands_are_accepted_and_are_what_ci_runs(root, commands, monkeypatch):
     spec = importlib.util.spec_from_file_location("dev", root / "tools" / "dev.py")
     assert spec is not None

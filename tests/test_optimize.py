@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -97,6 +98,17 @@ def test_a_plan_is_replayed_to_the_same_bytes(digits, result, tmp_path):
 def test_a_plan_for_another_model_is_refused(result, rng):
     with pytest.raises(InputError, match="another model"):
         rx.optimize(linear(rng), plan=result.plan, progress=False)
+
+
+def test_a_plan_for_a_newer_runtime_is_refused(digits):
+    path, calibration, _ = digits
+    plan = rx.optimize(path, calibration=calibration, preset="safe", progress=False).plan
+    newer = dataclasses.replace(plan, min_onnxruntime="99.1")
+    with pytest.raises(InputError, match=r"needs onnxruntime 99\.1; .* is installed"):
+        rx.optimize(path, calibration=calibration, plan=newer, progress=False)
+    for fine in ("", "1.17"):
+        older = dataclasses.replace(plan, min_onnxruntime=fine)
+        assert rx.optimize(path, calibration=calibration, plan=older, progress=False)
 
 
 @pytest.mark.parametrize("kind", ["proto", "ir"])

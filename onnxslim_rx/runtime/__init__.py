@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxslim_rx.runtime.compat import least_onnxruntime
+from onnxslim_rx.runtime.compat import check_onnxruntime, least_onnxruntime
 from onnxslim_rx.runtime.devices import Device, devices
 from onnxslim_rx.runtime.environment import environment, version
 from onnxslim_rx.runtime.inference import InferenceSession
@@ -17,6 +17,7 @@ __all__ = [
     "Runner",
     "TensorSpec",
     "Timing",
+    "check_onnxruntime",
     "check_state",
     "default_threads",
     "devices",

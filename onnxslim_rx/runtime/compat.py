@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import onnx_ir as ir
+import onnxruntime
 
+from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import marked, nodes
 
-__all__ = ["least_onnxruntime"]
+__all__ = ["check_onnxruntime", "least_onnxruntime"]
 
 # First release of onnxruntime whose CPU kernels cover an opset of ai.onnx, from its table of
 # compatibility with ONNX. Releases before 1.17 are no target of this project.
@@ -38,6 +40,23 @@ def least_onnxruntime(model: ir.Model) -> str:
     if not (by_opset and by_format):
         return ""
     return max(by_opset, by_format, *map(_by_operator, nodes(model)), key=_number)
+
+
+def check_onnxruntime(least: str) -> None:
+    """Refuse what the onnxruntime at hand is too old for.
+
+    Args:
+        least: such as "1.24"; "": not known, and nothing is refused.
+
+    Raises:
+        InputError: an older one is installed.
+    """
+    found = onnxruntime.__version__
+    if least and _number(".".join(found.split(".")[:2])) < _number(least):
+        raise InputError(
+            f"the plan makes a model that needs onnxruntime {least}; {found} is installed",
+            advice="install a newer onnxruntime, or plan again with this one",
+        )
 
 
 def _first(table: tuple[tuple[int, str], ...], version: int) -> str:
