@@ -228,8 +228,8 @@ STEPS: dict[str, Peer] = {
         for error in (0.1, 0.2)
     },
     "onnxsim pipeline 0.2": _search("apply_optimization_pipeline", 0.2, "optimized_model"),
-    "onnxsim pipeline 0.1, mixed": _search(
-        "apply_optimization_pipeline", 0.1, "optimized_model", bit_selection="mixed_precision"
+    "onnxsim pipeline 0.35, mixed": _search(
+        "apply_optimization_pipeline", 0.35, "optimized_model", bit_selection="mixed_precision"
     ),
 }
 """What leaves embeddings in floats."""
