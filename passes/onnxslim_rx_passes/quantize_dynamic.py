@@ -92,8 +92,8 @@ class QuantizeDynamic(CompressionPass):
             return
         grid = self._rounded(weight, self.bits)
         error = relative_error(weight, grid)
-        if stats is not None and stats.sample is not None and len(stats.sample):
-            x = stats.sample.astype(np.float64)
+        x = _sample(weight, stats)
+        if len(x):
             wanted = x @ weight
             norm = float(np.linalg.norm(wanted))
             error = float(np.linalg.norm(_seen(x) @ dequantize(grid) - wanted)) / (norm or 1.0)
@@ -193,11 +193,18 @@ def _seen(x: Matrix) -> Matrix:
     return np.asarray((np.clip(np.rint(x / step) + zero, 0, _LEVELS) - zero) * step)
 
 
+def _sample(weight: npt.NDArray[Any], stats: LayerStatistics | None) -> Matrix:
+    """Rows that entered the layer; none where another treatment cut its weight since."""
+    if stats is None or stats.sample is None or stats.sample.shape[1] != len(weight):
+        return np.zeros((0, len(weight)))
+    return stats.sample.astype(np.float64)
+
+
 def _noise(weight: Matrix, stats: LayerStatistics | None) -> Matrix:
     """(K, N): what makes as much error in each column as rounding the activations does."""
-    if stats is None or stats.gram is None or stats.sample is None or not len(stats.sample):
+    x = _sample(weight, stats)
+    if stats is None or stats.gram is None or not len(x):
         return np.zeros_like(weight)
-    x = stats.sample.astype(np.float64)
     wanted = np.sqrt(np.mean(np.square((_seen(x) - x) @ weight), axis=0) * max(stats.rows, 1))
     # in directions that the sample hardly shows there is no telling how much makes as much error
     gram = stats.gram + np.eye(len(stats.gram)) * ridge(stats.gram, max(stats.rows, 1))

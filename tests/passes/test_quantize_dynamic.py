@@ -133,6 +133,22 @@ def test_the_error_is_that_of_a_run(rng: np.random.Generator) -> None:
     assert spread[0] ** 2 < 0.3 * np.sum(spread**2)
 
 
+def test_what_is_left_of_a_weight_does_without_the_statistics_of_the_whole(
+    rng: np.random.Generator,
+) -> None:
+    weight = rng.standard_normal((K, N)).astype(np.float32)
+    model = build(f"g (float[B,{K}] x) => (float[B,{N}] y) {{ y = MatMul(x, w) }}", {"w": weight})
+    one = QuantizeDynamic(min_elements=1)
+    (layer,) = one.layers(model)
+    assert isinstance(layer, Layer)
+    stats = statistics(rng.standard_normal((400, K + 3)).astype(np.float32))
+    stage = Stage("quantize-dynamic", {"bits": 8})
+    (stand_in,) = one.transform(layer, stage, (weight.astype(np.float64),), stats)
+    integers, scales = weight_grid(weight, 127)
+    np.testing.assert_allclose(stand_in, integers * scales.astype(np.float64), rtol=1e-12)
+    assert len(list(one.candidates(layer, stats, load_target("ort-cpu")))) == 1
+
+
 def test_noise_stays_small_where_the_sample_shows_nothing(rng: np.random.Generator) -> None:
     """Channels that were always 0, or nearly, may be something else in other samples."""
     weight = rng.standard_normal((K, N)).astype(np.float32)
