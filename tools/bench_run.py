@@ -43,6 +43,7 @@ class Job:
         allocation: how ranks are spread over layers.
         options: options of passes by the name of the pass.
         skip: passes that are left out.
+        only: passes that run alone; none: all.
         plan: path of a plan to carry out instead of searching.
         cache: folder for statistics and timings.
     """
@@ -54,6 +55,7 @@ class Job:
     allocation: Allocation = "program"
     options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     skip: Sequence[str] = ()
+    only: Sequence[str] = ()
     plan: str | None = None
     cache: str | None = None
 
@@ -127,6 +129,7 @@ def main(argv: Sequence[str]) -> int:
                 progress=False,
                 cache=job.cache,
                 skip=tuple(job.skip),
+                only=tuple(job.only),
                 allocation=job.allocation,
                 options=job.options,
             )
