@@ -28,7 +28,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
 """Fields of `rx.Budget` by name."""
 
 ALONE = {"bytes at 0.992, weights alone": ("quantize-weights",)}
-"""Budgets for which these passes run alone, clean-up left out: where Q, K and V are not merged they get
+"""Budgets for which these passes run alone, without clean-up: Q, K and V that are not merged get
 formats of their own."""
 
 NAN = math.nan
