@@ -21,13 +21,16 @@ BUDGETS: dict[str, dict[str, Any]] = {
         for what in ("bytes", "latency")
         for least in (0.9995, 0.998, 0.995, 0.99, 0.98, 0.96, 0.94)
     },
-    "bytes at 0.992, weights alone": {"min_cosine": 0.992, "minimize": "bytes"},
+    **{
+        f"bytes at {least}, weights alone": {"min_cosine": least, "minimize": "bytes"}
+        for least in (0.992, 0.96)
+    },
     "bytes at p5 0.985": {"min_cosine": 0.985, "cosine_stat": "p5", "minimize": "bytes"},
     "latency at p5 0.985": {"min_cosine": 0.985, "cosine_stat": "p5", "minimize": "latency"},
 }
 """Fields of `rx.Budget` by name."""
 
-ALONE = {"bytes at 0.992, weights alone": ("quantize-weights",)}
+ALONE = {name: ("quantize-weights",) for name in BUDGETS if name.endswith("weights alone")}
 """Budgets for which these passes run alone, without clean-up: Q, K and V that are not merged get
 formats of their own."""
 
