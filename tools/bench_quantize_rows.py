@@ -22,15 +22,26 @@ BUDGETS: dict[str, dict[str, Any]] = {
         for least in (0.9995, 0.998, 0.995, 0.99, 0.98, 0.96, 0.94)
     },
     **{
-        f"bytes at {least}, weights alone": {"min_cosine": least, "minimize": "bytes"}
-        for least in (0.992, 0.96)
+        f"{what} at {least}, weights alone": {"min_cosine": least, "minimize": what}
+        for what, least in (
+            ("bytes", 0.998),
+            ("bytes", 0.995),
+            ("bytes", 0.992),
+            ("bytes", 0.96),
+            ("latency", 0.992),
+        )
     },
     "bytes at p5 0.985": {"min_cosine": 0.985, "cosine_stat": "p5", "minimize": "bytes"},
     "latency at p5 0.985": {"min_cosine": 0.985, "cosine_stat": "p5", "minimize": "latency"},
 }
 """Fields of `rx.Budget` by name."""
 
-ALONE = {name: ("quantize-weights",) for name in BUDGETS if name.endswith("weights alone")}
+_WEIGHTS, _PRODUCTS = ("quantize-weights",), ("quantize-weights", "quantize-dynamic")
+ALONE = {
+    name: _WEIGHTS if name.startswith("bytes") else _PRODUCTS
+    for name in BUDGETS
+    if name.endswith("weights alone")
+}
 """Budgets for which these passes run alone, without clean-up: Q, K and V that are not merged get
 formats of their own."""
 
