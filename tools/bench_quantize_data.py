@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,9 +72,9 @@ def sentences_in(path: Path) -> Iterator[str]:
                     yield sentence
 
 
-def short(samples: list[Sample]) -> list[Sample]:
+def short(samples: Sequence[Sample], count: int = SEQUENCES) -> list[Sample]:
     """Sequences of `LENGTH` tokens, made of consecutive sentences between one start and one end."""
     first, last = samples[0]["input_ids"][0, [0, -1]]
     stream = np.concatenate([sample["input_ids"][0, 1:-1] for sample in samples])
-    rows = stream[: SEQUENCES * (LENGTH - 2)].reshape(SEQUENCES, LENGTH - 2)
+    rows = stream[: count * (LENGTH - 2)].reshape(count, LENGTH - 2)
     return [sentence_of(np.concatenate([[first], row, [last]])) for row in rows]

@@ -24,7 +24,7 @@ import onnx.parser
 import onnxruntime
 from onnx import numpy_helper
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its parts' full names
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before what is installed there
 
 from tools.bench_quantize_peers import FEW, STEPS, Peer, onnxsim_peer
 
