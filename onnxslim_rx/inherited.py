@@ -27,7 +27,13 @@ def statistics_by_input(
     """What enters a layer, or its members, and what is known of that."""
     members = stats.members if stats is not None else ()
     pairs = [(layer, stats), *zip(layer.members, members, strict=False)]
-    return {one.activation: known for one, known in reversed(pairs) if known is not None}
+    found: dict[ir.Value, LayerStatistics] = {}
+    for one, known in reversed(pairs):
+        entering = one.node.inputs[one.activation_index]
+        # a node that an earlier treatment took out of the graph reads nothing any more
+        if known is not None and entering is not None:
+            found[entering] = known
+    return found
 
 
 def inherited(known: Mapping[ir.Value, LayerStatistics], layer: Layer) -> LayerStatistics | None:

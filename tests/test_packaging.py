@@ -113,7 +113,7 @@ def pass_classes(root: Path) -> dict[str, str]:
     found = {}
     for file in (root / PACKAGES["onnxslim_rx_passes"]).glob("*.py"):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if not isinstance(node, ast.ClassDef):
+            if not isinstance(node, ast.ClassDef) or file.stem.startswith("_"):
                 continue
             for item in node.body:
                 if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == "name":

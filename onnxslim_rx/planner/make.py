@@ -39,7 +39,8 @@ _REFITS = 4
 _REFIT_LEAVES = 0.7
 # The integer program spends what the ladder leaves; a smaller gain than this is not worth a trial.
 _WORTH = 0.005
-_AIM = 0.95
+# Shares of what may be lost that it aims at, in turn: predictions and samples scatter.
+_AIMS = (0.95, 0.85, 0.7)
 
 
 def solve(problem: Problem) -> Outcome:
@@ -164,24 +165,26 @@ class _Solver:
         if self._problem.allocation != "program" or not math.isfinite(allowed):
             return None
         factor = self._workshop.factor(best) if self._workshop.is_measured(best) else 1.0
-        bound = max(_AIM * allowed / factor, self._workshop.damage(best))
-        picks = allocate(
-            [[cost(pick) for pick in bundle.picks] for bundle in self._bundles],
-            [
-                Bound([[pick.damage for pick in bundle.picks] for bundle in self._bundles], bound),
-                no_slower(self._bundles),
-            ],
-        )
-        if picks is None:
-            return None
-        draft = Draft(tuple(picks), best.refit)
-        now = sum(
-            cost(bundle.picks[n]) for bundle, n in zip(self._bundles, draft.picks, strict=True)
-        )
-        if now > (1.0 - _WORTH) * paid:
-            return None
-        advance(1)
-        return draft if self._workshop.verdict(draft).passed else None
+        spent = self._workshop.damage(best)
+        for aim in _AIMS:
+            bound = max(aim * allowed / factor, spent)
+            picks = allocate(
+                [[cost(pick) for pick in bundle.picks] for bundle in self._bundles],
+                [
+                    Bound([[pick.damage for pick in b.picks] for b in self._bundles], bound),
+                    no_slower(self._bundles),
+                ],
+            )
+            if picks is None:
+                return None
+            draft = Draft(tuple(picks), best.refit)
+            both = zip(self._bundles, draft.picks, strict=True)
+            if sum(cost(bundle.picks[n]) for bundle, n in both) > (1.0 - _WORTH) * paid:
+                return None
+            advance(1)
+            if self._workshop.verdict(draft).passed:
+                return draft
+        return None
 
     def _sketch(self, ladder: Ladder) -> None:
         """Note what predictions say of the plans between and above those that were tried."""

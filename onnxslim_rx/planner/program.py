@@ -27,7 +27,7 @@ class Bound:
     """`sum of values[i][j]` over the options chosen is at most `limit`.
 
     Args:
-        values: for each layer a finite number for each of its options.
+        values: for each layer a number for each of its options; an infinite one is never chosen.
         limit: the same unit as `values`.
     """
 
@@ -51,14 +51,19 @@ def allocate(costs: Sequence[Sequence[float]], bounds: Sequence[Bound]) -> list[
     if not total:
         return []
     flat = np.array([cost for options in costs for cost in options], dtype=np.float64)
-    open_ = np.isfinite(flat)
+    wide = [
+        np.array([v for options in bound.values for v in options], dtype=np.float64)
+        for bound in bounds
+    ]
+    open_ = np.logical_and.reduce([np.isfinite(flat), *map(np.isfinite, wide)])
     rows = np.repeat(np.arange(len(lengths)), lengths)
     one_each = scipy.sparse.csr_matrix(
         (np.ones(total), (rows, np.arange(total))), shape=(len(lengths), total)
     )
     constraints = [scipy.optimize.LinearConstraint(one_each, 1.0, 1.0)]
-    for bound in bounds:
-        row = np.array([v for options in bound.values for v in options], dtype=np.float64)
+    for bound, row in zip(bounds, wide, strict=True):
+        if bound.limit == np.inf:
+            continue
         # a program in numbers around 1: tolerances of the solver are absolute
         scale = max(float(np.abs(row[open_]).max(initial=0.0)), abs(bound.limit), 1e-300)
         row = np.where(open_, row, 0.0) / scale

@@ -55,3 +55,11 @@ def test_an_option_of_infinite_cost_is_never_taken():
 
 def test_nothing_to_choose():
     assert allocate([], [Bound([], 1.0)]) == []
+
+
+def test_what_a_bound_has_no_number_for_is_never_chosen():
+    costs = [[3.0, 1.0, 2.0], [2.0, 1.0]]
+    values = [[0.0, math.inf, 1.0], [0.0, 5.0]]
+    assert allocate(costs, [Bound(values, 2.0)]) == [2, 0]
+    assert allocate(costs, [Bound(values, math.inf)]) == [2, 1]
+    assert allocate(costs, [Bound([[math.inf] * 3, [0.0, 0.0]], 2.0)]) is None
