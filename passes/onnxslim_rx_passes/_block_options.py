@@ -20,7 +20,8 @@ METHODS = ("nearest", "clip", "hqq", "gptq", "awq")
 SCALES = {"float16": np.float16, "float32": np.float32}
 
 # What is offered unless an option asks for something else: groups by bits, from the mildest on.
-_GROUPS = {8: (128,), 4: (16, 32, 64, 128), 2: (16,)}
+_GROUPS = {4: (16, 32, 64, 128), 2: (16,)}
+# At 8 bits what is lost by rounding activations, which no probe sees, is more than that of weights.
 _GROUPS_ON_DEMAND = {8: (32, 128)}
 # Components of a low-rank correction that are offered beside none, by bits and group.
 _RANKS = {(4, 32): (16,), (4, 128): (16,)}
@@ -124,7 +125,7 @@ class Wanted:
             form: what is emitted where that is left open.
             scales: the type of scales that holds those of its size, by bits.
         """
-        every = _GROUPS if self.bits is None else {**_GROUPS, **_GROUPS_ON_DEMAND}
+        every = {**_GROUPS, **_GROUPS_ON_DEMAND}
         for bits in _GROUPS if self.bits is None else (self.bits,):
             for group in every.get(bits, ()) if self.group is None else (self.group,):
                 ranks = (0, *_RANKS.get((bits, group), ()))

@@ -50,7 +50,7 @@ def test_int8_comes_first_then_blocks_from_the_mildest_on(rng):
     assert (first.folds, second.folds) == (True, False)
     blocks = candidates[2:]
     assert [(o.bits, o.group) for o in found_options(blocks)] == [
-        (8, 128), (4, 16), (4, 32), (4, 64), (4, 128), (2, 16),
+        (4, 16), (4, 32), (4, 64), (4, 128), (2, 16),
     ]  # fmt: skip
     assert [c.error for c in blocks] == sorted(c.error for c in blocks)
     assert [c.bytes for c in blocks] == sorted((c.bytes for c in blocks), reverse=True)
@@ -86,10 +86,7 @@ def test_statistics_settle_the_method_and_the_error(rng):
     ("options", "expected"),
     [
         ({"bits": 4, "group": 64, "rank": 0}, [(4, 64, True, 0)]),
-        (
-            {"group": 32, "rank": 0, "symmetric": False},
-            [(8, 32, False, 0), (4, 32, False, 0), (2, 32, False, 0)],
-        ),
+        ({"group": 32, "rank": 0, "symmetric": False}, [(4, 32, False, 0), (2, 32, False, 0)]),
         ({"bits": 8, "form": "nbits"}, [(8, 32, True, 0), (8, 128, True, 0)]),
         ({"bits": 3, "form": "nbits"}, []),
         ({"bits": 4, "group": 0}, []),
@@ -108,10 +105,7 @@ def test_standard_operators_are_offered_where_the_version_has_them(rng):
     assert found_options(offers(modelled(MATMUL, w), "dequantize-linear")) == []
     newer = modelled(MATMUL, w, form="dequantize-linear")
     found = found_options(offers(newer, "dequantize-linear"))
-    assert {(o.form, o.bits) for o in found} == {
-        ("dequantize-linear", 8),
-        ("dequantize-linear", 4),
-    }
+    assert {(o.form, o.bits) for o in found} == {("dequantize-linear", 4)}
     assert offers(newer, "dequantize-linear", form="nbits") == []
     blocks = of_weight(modelled(MATMUL, w))
     assert isinstance(blocks, BlockWeight)
