@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,35 +34,38 @@ class Peak:
         """Of all threads; a phase within another counts for both."""
         self.start = self.peak = anonymous()
         self._running: list[str] = []
-        self._every = every
-        threading.Thread(target=self._watch, daemon=True).start()
+        # the thread ends with the last reference to this
+        threading.Thread(target=_watch, args=(weakref.ref(self), every), daemon=True).start()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Whatever runs inside belongs to the phase `name`."""
         self._running.append(name)
-        self._look()
+        self.look()
         begin = time.process_time()
         try:
             yield
         finally:
             spent = time.process_time() - begin
             self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + spent
-            self._look()
+            self.look()
             self._running.pop()
 
-    def _watch(self) -> None:
-        wait = threading.Event()
-        while not wait.wait(self._every):
-            self._look()
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Take in what is held now."""
         running = list(self._running)
         now = anonymous()
         self.peak = max(self.peak, now)
         # what began while this thread was looking does not get what was there before it
         for name in running:
             self.phases[name] = max(self.phases.get(name, 0), now)
+
+
+def _watch(peak: weakref.ref[Peak], every: float) -> None:
+    wait = threading.Event()
+    while not wait.wait(every) and (found := peak()) is not None:
+        found.look()
+        del found  # nothing is held while waiting
 
 
 def anonymous() -> int:
