@@ -6,12 +6,10 @@ a large model, and those of the cache, from which a run that was killed goes on.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fnmatch
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -26,7 +24,7 @@ from onnxslim_rx.optimizer import Outcome
 from onnxslim_rx.passbase import CompressionPass, Layer, Skip, Skipped, Stage
 from onnxslim_rx.pipeline import clean
 from onnxslim_rx.plans import Budget, LayerPlan, Plan
-from onnxslim_rx.preparation import flops_counter, size_on_disk
+from onnxslim_rx.preparation import Phased, flops_counter, size_on_disk
 from onnxslim_rx.progress import task
 from onnxslim_rx.report import LayerRow
 from onnxslim_rx.rewriter import Editor
@@ -101,7 +99,7 @@ class Quantizer:
         return _fits(layer, patterns) and not _fits(layer, self.skip)
 
 
-class _Run:
+class _Run(Phased):
     """One run: load, clean, quantize, report."""
 
     def __init__(self, options: Quantizer) -> None:
@@ -118,14 +116,8 @@ class _Run:
             target = dataclasses.asdict(self.target)
             about = [self.asked, self.tables, target, version("onnxslim-rx")]
             self.shelf = Shelf(options.cache, about)
-        self.timings: dict[str, float] = {}
+        super().__init__()
         self.notes: list[str] = []
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - begin
 
     def outcome(self) -> Outcome:
         source = self.options.model

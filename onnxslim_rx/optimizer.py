@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,7 @@ from onnxslim_rx.planner import (
 )
 from onnxslim_rx.plans import Budget, Plan
 from onnxslim_rx.preparation import (
+    Phased,
     blas_threads,
     compression_passes,
     flops_counter,
@@ -111,7 +110,7 @@ class Optimizer:
         return _Run(self, plan).outcome()
 
 
-class _Run:
+class _Run(Phased):
     """One run: `prepare`, then `simplify`, `replay` or `search`."""
 
     def __init__(self, options: Optimizer, plan: Plan | None) -> None:
@@ -134,14 +133,8 @@ class _Run:
                 "the budget limits the drop of a metric, and there is no metric",
                 advice="give metric=, or --metric on the command line",
             )
-        self.timings: dict[str, float] = {}
+        super().__init__()
         self.notes: list[str] = []
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - begin
 
     def outcome(self) -> Outcome:
         options, source = self.options, self.options.model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from onnxslim_rx.verify import generate_inputs
 from onnxslim_rx.vocabulary import Minimize, Preset
 
 __all__ = [
+    "Phased",
     "blas_threads",
     "compression_passes",
     "flops_counter",
@@ -54,6 +56,24 @@ _BLIND_ERRORS = {
     "quantize-dynamic": 0.0,
 }
 _THREADED_SIDE = 1024
+
+
+class Phased:
+    """A run in phases, each of which is timed.
+
+    Attributes:
+        timings: seconds of each phase so far, by name.
+    """
+
+    def __init__(self) -> None:
+        self.timings: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Whatever runs inside belongs to the phase `name`."""
+        begin = time.perf_counter()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - begin
 
 
 def resolve_budget(budget: Budget | None, preset: Preset | None, plan: Plan | None) -> Budget:
