@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from onnxslim_rx.analysis import weight_uses
 from onnxslim_rx.analysis.facts import Facts
+from onnxslim_rx.quant import Histogram
 from onnxslim_rx.targets import Target
 
 __all__ = [
@@ -253,6 +254,9 @@ class LayerStatistics:
             for what lies in the padding. Where patches would be too wide, a row holds the channels
             at one tap of one position; of a ConvTranspose, the channels at one position of its
             input. See `channel_gram`.
+        entering, leaving: of the whole tensors that enter the layer and leave it, the latter
+            behind its activation (`analysis.activated`); None unless a pass that `reads_ranges`
+            takes part.
     """
 
     gram: npt.NDArray[np.float64] | None
@@ -267,6 +271,8 @@ class LayerStatistics:
     members: tuple[LayerStatistics | None, ...] = ()
     positions: int = 0
     patches: bool = False
+    entering: Histogram | None = None
+    leaving: Histogram | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "positions", self.positions or self.rows)
@@ -315,6 +321,8 @@ class CompressionPass:
     partial: ClassVar[bool] = False
     """Whether it changes parts of weights and leaves names and all else as they are, so that other
     such passes, and those that store weights, can treat the same weights after it."""
+    reads_ranges: ClassVar[bool] = False
+    """Whether it wants to know what values enter and leave layers."""
 
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
         """All units that the pass can treat, and those it considered and refused, with reasons."""
@@ -339,6 +347,20 @@ class CompressionPass:
         enters them there.
         """
         return False
+
+    def applied(self, stage: Stage) -> bool:
+        """Whether damage is measured by carrying the stage out, in the graph.
+
+        So it must be where more than the weight changes: activations that are rounded, products
+        in half precision. Else the weight that `transform` gives is fed to the network as it is.
+        """
+        return False
+
+    def finish(self, model: ir.Model) -> None:
+        """Tidy up what stages left between layers, in place, when all are carried out.
+
+        Doing so again changes nothing.
+        """
 
     def restore(self, layer: Layer, factors: Factors) -> Factors:
         """What the factors of `transform` stand for: one array for each of `layer.weights`.

@@ -1,5 +1,6 @@
 """What a model holds and costs: weights, shapes, multiply-adds, spectra."""
 
+from onnxslim_rx.analysis.activated import activated
 from onnxslim_rx.analysis.inspection import (
     Inspection,
     InspectRow,
@@ -22,6 +23,7 @@ __all__ = [
     "Spectrum",
     "WeightKind",
     "WeightUse",
+    "activated",
     "concrete_shapes",
     "constant_root",
     "flops",

@@ -7,6 +7,7 @@ from onnxslim_rx.quant.descent import refine, round_refined
 from onnxslim_rx.quant.gptq import round_gptq
 from onnxslim_rx.quant.gram import damped, error
 from onnxslim_rx.quant.grid import Quantized, dequantize, quantize_symmetric, relative_error
+from onnxslim_rx.quant.histogram import Histogram
 from onnxslim_rx.quant.hqq import round_hqq
 from onnxslim_rx.quant.nearest import round_clipped, round_nearest
 from onnxslim_rx.quant.packing import pack, pack_zeros, unpack, unpack_zeros
@@ -15,6 +16,7 @@ __all__ = [
     "BlockFormat",
     "Blocks",
     "Corrected",
+    "Histogram",
     "Quantized",
     "awq_scales",
     "correct",
