@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from onnxslim_rx.passbase import Array, Candidate, Factors, Layer, Skip, Stage
 from onnxslim_rx.quant import dequantize, quantize_symmetric, relative_error
+from onnxslim_rx_passes._channel_axes import channel_axes
 from onnxslim_rx_passes._conv_chains import output_axes
 from onnxslim_rx_passes._conv_geometry import Convolution
 from onnxslim_rx_passes._linear import tensor_of
@@ -50,7 +51,7 @@ def channel_candidate(layer: Layer, name: str, bits: int, form: str) -> Candidat
         bits: 2 to 8; fewer than 8 are a coarser grid in the same int8 file.
         form: "cast-mul" or "dequantize-linear".
     """
-    tensor, axes = tensor_of(layer.weights[0]), _axes(layer)
+    tensor, axes = tensor_of(layer.weights[0]), channel_axes(layer)
     shape = tensor.shape.numpy()
     scales = math.prod(shape[axis] for axis in axes)
     size = int(tensor.size + scales * tensor.dtype.itemsize)
@@ -83,7 +84,7 @@ def round_channels(layer: Layer, factors: Factors, bits: int, least: int) -> Fac
         least: entries below which a kernel of a chain is left alone.
     """
     if len(factors) == 1:
-        return (round_along(layer, factors[0], _axes(layer), bits),)
+        return (round_along(layer, factors[0], channel_axes(layer), bits),)
     if layer.kind == "conv":
         axes = output_axes(Convolution.of(layer), factors)
         # depthwise kernels and small ones are left alone
@@ -96,7 +97,7 @@ def round_channels(layer: Layer, factors: Factors, bits: int, least: int) -> Fac
 
 def emit_channels(layer: Layer, bits: int, form: str, tape: ir.tape.Tape) -> ir.Value | Skip:
     """Emit the stored integers, the scales and what turns them back into the weight."""
-    root, axes = layer.weights[0], _axes(layer)
+    root, axes = layer.weights[0], channel_axes(layer)
     tensor = tensor_of(root)
     weight = tensor.numpy()
     try:
@@ -129,23 +130,6 @@ def _takes_dequantize_linear(layer: Layer) -> bool:
         and tensor.dtype == ir.DataType.FLOAT
         and opset_of(layer) >= _FIRST_PER_AXIS
     )
-
-
-def _axes(layer: Layer) -> tuple[int, ...]:
-    """The axes of the weight that index output channels."""
-    rank = len(tensor_of(layer.weights[0]).shape)
-    if layer.kind == "recurrent":
-        return (0, 1)  # (directions, gates * hidden, inputs)
-    if layer.kind == "conv":
-        return (1,) if layer.op == "ConvTranspose" else (0,)
-    if layer.kind == "embedding":
-        return (0,)
-    batch = tuple(range(rank - 2))
-    columns = layer.weight_index == 1
-    if layer.op == "Gemm":
-        transposed = layer.node.attributes.get_int("transB" if columns else "transA", 0)
-        columns = columns != bool(transposed)
-    return (*batch, rank - 1 if columns else rank - 2)
 
 
 def _factor_axes(factor: Array) -> Sequence[int]:

@@ -23,7 +23,6 @@ from onnxslim_rx.passbase import (
     Skip,
     Skipped,
     Stage,
-    weight_layers,
 )
 from onnxslim_rx.targets import Target
 from onnxslim_rx_passes._block_candidates import block_candidates
@@ -40,19 +39,10 @@ from onnxslim_rx_passes._channel_weights import (
     round_channels,
 )
 from onnxslim_rx_passes._linear import is_factor, tensor_of
-from onnxslim_rx_passes._tables import table_layers
+from onnxslim_rx_passes._stored_layers import stored_layers
 
 __all__ = ["QuantizeWeights"]
 
-_KINDS = {
-    "linear": "linear",
-    "linear-left": "linear",
-    "linear-batched": "linear",
-    "conv": "conv",
-    "conv-transpose": "conv",
-    "embedding": "embedding",
-    "recurrent": "recurrent",
-}
 _BYTE = 8
 _FIRST_BROADCAST = 7
 
@@ -132,18 +122,7 @@ class QuantizeWeights(CompressionPass):
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
         """Weights of every layer kind, in the main graph and in subgraphs."""
         opset = model.opset_imports.get("", 1)
-        tables = list(_tied_tables(model, self.min_elements))
-        by_name = {table.name: table for table in tables}
-        inner = {v.name for table in tables for node in table.nodes for v in node.inputs if v}
-        for found in weight_layers(model, _KINDS, min_elements=self.min_elements):
-            layer = by_name.get(found.where, found) if isinstance(found, Skipped) else found
-            if isinstance(layer, Skipped):
-                if layer.where not in inner:
-                    yield layer
-            elif why := _refusal(layer, opset):
-                yield Skipped(layer.name, f"{layer.op}: {why}")
-            else:
-                yield layer
+        return stored_layers(model, self.min_elements, lambda layer: _refusal(layer, opset))
 
     def candidates(
         self, layer: Layer, stats: LayerStatistics | None, target: Target
@@ -217,13 +196,6 @@ class QuantizeWeights(CompressionPass):
     @property
     def _offers_blocks(self) -> bool:
         return self.form != CAST_MUL and self.group != 0 and self.bits in (None, 2, 4, _BYTE)
-
-
-def _tied_tables(model: ir.Model, min_elements: int) -> Iterator[Layer]:
-    """Tables that products read as well, or that wrappers stand around, with all their readers."""
-    for table in table_layers(model, min_elements=min_elements):
-        if isinstance(table, Layer) and table.region:
-            yield table
 
 
 def _refusal(layer: Layer, opset: int) -> str | None:

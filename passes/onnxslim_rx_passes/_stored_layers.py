@@ -1,0 +1,56 @@
+"""The weights of every layer kind that can be stored in fewer bits, wherever they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import onnx_ir as ir
+
+from onnxslim_rx.passbase import Layer, Skipped, weight_layers
+from onnxslim_rx_passes._tables import table_layers
+
+__all__ = ["stored_layers"]
+
+_KINDS = {
+    "linear": "linear",
+    "linear-left": "linear",
+    "linear-batched": "linear",
+    "conv": "conv",
+    "conv-transpose": "conv",
+    "embedding": "embedding",
+    "recurrent": "recurrent",
+}
+
+
+def stored_layers(
+    model: ir.Model, min_elements: int, why_not: Callable[[Layer], str | None]
+) -> Iterator[Layer | Skipped]:
+    """Weights of every layer kind, in the main graph and in subgraphs.
+
+    Args:
+        model: not changed.
+        min_elements: smaller weights are refused.
+        why_not: what else speaks against a layer, or None.
+
+    Yields:
+        Layers. A table that products read as well, or that wrappers stand around, is one layer
+        with all its readers.
+    """
+    tables = list(_tied_tables(model, min_elements))
+    by_name = {table.name: table for table in tables}
+    inner = {v.name for table in tables for node in table.nodes for v in node.inputs if v}
+    for found in weight_layers(model, _KINDS, min_elements=min_elements):
+        layer = by_name.get(found.where, found) if isinstance(found, Skipped) else found
+        if isinstance(layer, Skipped):
+            if layer.where not in inner:
+                yield layer
+        elif why := why_not(layer):
+            yield Skipped(layer.name, f"{layer.op}: {why}")
+        else:
+            yield layer
+
+
+def _tied_tables(model: ir.Model, min_elements: int) -> Iterator[Layer]:
+    for table in table_layers(model, min_elements=min_elements):
+        if isinstance(table, Layer) and table.region:
+            yield table
