@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -12,7 +12,7 @@ from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skip, Skipped, Stage
 from onnxslim_rx.rewriter import Editor
 
-__all__ = ["Made", "Treatment", "apply_stage", "apply_treatments", "splice"]
+__all__ = ["Made", "Treatment", "apply_stage", "apply_treatments", "finish", "splice"]
 
 Treatment = tuple[Layer, Sequence[Stage], LayerStatistics | None]
 """A layer of the model, what is to be done to it, and what is known of its input."""
@@ -78,6 +78,20 @@ def apply_treatments(
             between = None
         todo = _next_layers(model, following, passes)
     return skipped
+
+
+def finish(
+    model: ir.Model, plans: Iterable[Sequence[Stage]], passes: Mapping[str, CompressionPass]
+) -> None:
+    """Let each pass tidy up what its stages left between layers, in place.
+
+    Args:
+        model: all treatments are carried out.
+        plans: the stages of each.
+        passes: by name; those that have a stage are asked, in the order of their names.
+    """
+    for name in sorted({stage.pass_name for stages in plans for stage in stages}):
+        passes[name].finish(model)
 
 
 def _still_there(layer: Layer, model: ir.Model, one: CompressionPass) -> Layer | None:

@@ -10,7 +10,7 @@ from onnxslim_rx.manager.contract import guarded
 from onnxslim_rx.manager.invariants import fingerprint
 from onnxslim_rx.passbase import CompressionPass, Layer, PassResult, Skipped
 from onnxslim_rx.runtime import Runner
-from onnxslim_rx.stages import Treatment, apply_treatments
+from onnxslim_rx.stages import Treatment, apply_treatments, finish
 from onnxslim_rx.targets import Target
 from onnxslim_rx.verify import compare_runs, generate_inputs
 
@@ -47,6 +47,7 @@ def _treat(one: CompressionPass, model: ir.Model, target: Target) -> PassResult:
             assert isinstance(other, CompressionPass)  # no others make stages
             passes[name] = other
     refused = apply_treatments(model, treatments, passes)
+    finish(model, [stages for _, stages, _ in treatments], passes)
     left = {entry.where for entry in refused}
     done = sum(1 for layer, _, _ in treatments if layer.name not in left)
     return PassResult(model, done > 0, done, (*skipped, *refused))

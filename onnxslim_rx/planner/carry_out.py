@@ -11,7 +11,7 @@ from onnxslim_rx.ir import clone
 from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skipped
 from onnxslim_rx.planner.fit.rounding import Rounding
 from onnxslim_rx.plans import LayerPlan
-from onnxslim_rx.stages import Treatment, apply_treatments
+from onnxslim_rx.stages import Treatment, apply_treatments, finish
 
 __all__ = ["Refit", "apply_plan", "describe"]
 
@@ -67,6 +67,7 @@ def apply_plan(
         skipped += apply_treatments(copy, treatments, passes, between=between)
         if turn == _FORMS and not treatments:
             fit()
+    finish(copy, [one.stages for planned in turns.values() for one in planned], passes)
     return copy, skipped
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from onnxslim_rx.calibration import collect
 from onnxslim_rx.ir import clone, load
-from onnxslim_rx.passbase import KEEP, Layer, Stage
+from onnxslim_rx.passbase import (
+    KEEP,
+    Candidate,
+    CompressionPass,
+    Layer,
+    Stage,
+    weight_layers,
+)
 from onnxslim_rx.planner import (
     Choice,
     Unit,
@@ -132,6 +141,50 @@ def test_no_choice_that_is_slower_than_the_layer_was_stays(units):
         assert unit.choices[0].stages == ()
         assert all(choice.relative_latency <= 1.0 for choice in unit.choices)
         assert any(choice.folds and choice.stages for choice in unit.choices)
+
+
+class Rounding(CompressionPass):
+    """Stands in for passes that round activations: nothing happens to the weight."""
+
+    name = "round"
+
+    def layers(self, model):
+        return weight_layers(model, {"linear": "linear"}, min_elements=1)
+
+    def candidates(self, layer, stats, target):
+        for bits in (3, 6):
+            options = {"bits": bits}
+            yield Candidate((Stage("round", options),), math.nan, 1, 1)
+
+    def applied(self, stage):
+        return True
+
+    def apply(self, layer, stage, stats, tape):
+        scale = 2.0 ** (2 - stage.options["bits"])
+        step = tape.initializer(ir.tensor(np.float32(scale), name=f"{layer.name}.step"))
+        rounded = tape.op("Round", [tape.op("Div", [layer.activation, step])])
+        node = layer.node
+        inputs = [tape.op("Mul", [rounded, step]), *node.inputs[1:]]
+        return tape.op(node.op_type, inputs, {k: v.value for k, v in node.attributes.items()})
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_what_changes_activations_is_carried_out_to_be_measured(network, monkeypatch, everywhere):
+    model, data = network
+    monkeypatch.setattr(prefixes, "choose_cuts", cut_everywhere if everywhere else cut_nowhere)
+    passes = {"round": Rounding()}
+    found, _ = find_units(model, passes, {}, TARGET)
+    measure_damages(model, found, passes, data, None)
+    reference = Runner(model)
+    for unit in found:
+        for choice in unit.choices[1:]:
+            rewritten, _ = apply_plan(
+                model, [LayerPlan(unit.layer.name, choice.stages)], passes, {}
+            )
+            true = 1.0 - compare_runs(reference, Runner(rewritten), data).cosine()
+            assert choice.damage == pytest.approx(true, rel=1e-3, abs=1e-7)
+        coarse, fine = unit.choices[1:]
+        assert coarse.damage > 4 * fine.damage > 0
 
 
 def cut_everywhere(layout, probes, samples, most_bytes):

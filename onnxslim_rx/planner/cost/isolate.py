@@ -20,7 +20,7 @@ from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import bodies, clone, graphs, serialize
 from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Stage
 from onnxslim_rx.planner.parts import Entering, extract
-from onnxslim_rx.stages import apply_treatments
+from onnxslim_rx.stages import apply_treatments, finish
 
 __all__ = ["Region", "isolate", "structure", "treat"]
 
@@ -158,13 +158,14 @@ def treat(
         return copy
     found = passes[stages[0].pass_name].layers(copy)
     same = [one for one in found if isinstance(one, Layer) and _is_like(one, layer)]
-    own = [one for one in same if one.name == layer.name] or same
-    if not own:
+    if not same:
         raise InputError(f"{stages[0].pass_name} does not find {layer.name} on its own")
+    own = [one for one in same if one.name == layer.name] or same
     with np.errstate(all="ignore"):  # ratios of zeros
         refused = apply_treatments(copy, [(own[0], stages, stats)], passes)
     if refused:
         raise InputError(f"{refused[0].where}: {refused[0].why}")
+    finish(copy, [stages], passes)
     return copy
 
 
@@ -173,7 +174,7 @@ def _is_like(one: Layer, other: Layer) -> bool:
     return (
         one.output.name == other.output.name
         and one.weight_index == other.weight_index
-        and len(one.nodes) == len(other.nodes)
+        and len(one.members) == len(other.members)
     )
 
 

@@ -15,6 +15,7 @@ from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import CompressionPass
 from onnxslim_rx.planner.cost.entering import Activations
 from onnxslim_rx.planner.cost.isolate import Region, isolate, structure, treat
+from onnxslim_rx.planner.cost.neighbours import Neighbours, core
 from onnxslim_rx.planner.cost.timing import Stages, time_choices, timed_stages
 from onnxslim_rx.planner.measured import Measured, key_for
 from onnxslim_rx.planner.options import Unit
@@ -25,6 +26,7 @@ from onnxslim_rx.targets import Target
 __all__ = ["measure_latencies"]
 
 Array = npt.NDArray[Any]
+_Around = tuple[tuple[int, ...], tuple[int, ...]]
 
 # Per group of choices that are timed in turns; layers of equal shape share one measurement.
 _MIN_SECONDS, _MAX_SECONDS = 0.05, 0.5
@@ -32,7 +34,7 @@ _MIN_SECONDS, _MAX_SECONDS = 0.05, 0.5
 _LEAST_MS = 0.002
 # A saving below this (ms) is none: more nodes take about as much in the network.
 _LEAST_SAVING_MS = 0.003
-_FORMAT = 1  # of what is kept on disk; count up when it means something else
+_FORMAT = 2  # of what is kept on disk; count up when it means something else
 _ABOUT = ("onnxslim-rx", "onnxruntime", "cpu", "cores", "system")
 
 
@@ -64,7 +66,7 @@ def measure_latencies(
     pending = [unit for unit in units if any(not c.folds for c in unit.choices)]
     activations = Activations(model, sample)
     activations.prepare(region for unit in pending if (region := _region(unit)) is not None)
-    clock = _Clock(passes, target, cache, activations)
+    clock = _Clock(passes, target, cache, activations, Neighbours(units))
     with task("time layers", len(pending)) as advance:
         for unit in pending:
             base, ratios = clock.times(unit)
@@ -111,8 +113,9 @@ class _Clock:
         target: Target,
         cache: Path | None,
         activations: Activations,
+        neighbours: Neighbours,
     ) -> None:
-        self._passes, self._activations = passes, activations
+        self._passes, self._activations, self._neighbours = passes, activations, neighbours
         self._slower = 1.0 + target.latency_noise
         self._folder = None if cache is None else cache / "latency"
         self._times: dict[str, tuple[float, dict[Stages, float]]] = {}
@@ -131,10 +134,27 @@ class _Clock:
         except InputError:
             return math.nan, {}
         stages = sorted({str(timed_stages(choice)) for choice in unit.choices})
-        key = key_for([structure(alone), stages, self._device])
+        around = self._around(unit, region)
+        key = key_for([structure(alone), stages, sorted(around.items()), self._device])
         if key not in self._times:
-            self._times[key] = self._timed(_Layer(unit, alone, cut, feeds, self._passes), key)
+            layer = _Layer(unit, alone, cut, feeds, self._passes, around)
+            self._times[key] = self._timed(layer, key)
         return self._times[key]
+
+    def _around(self, unit: Unit, region: Region) -> dict[str, _Around]:
+        """By pass that changes more than weights: inputs and outputs that it converts for nothing.
+
+        Their neighbours it can treat as well.
+        """
+        stages = [choice.stages[0] for choice in unit.choices if choice.stages]
+        names = {s.pass_name for s in stages if self._passes[s.pass_name].applied(s)}
+        return {
+            by: (
+                tuple(i for i, v in enumerate(region.inputs) if self._neighbours.gives(v, by)),
+                tuple(i for i, v in enumerate(region.outputs) if self._neighbours.takes(v, by)),
+            )
+            for by in sorted(names)
+        }
 
     def _timed(self, layer: _Layer, key: str) -> tuple[float, dict[Stages, float]]:
         kept = Measured(None if self._folder is None else self._folder / f"{key}.json")
@@ -158,6 +178,7 @@ class _Layer:
         cut: makes that again, with the weights themselves if told so.
         feeds: what enters.
         passes: by name.
+        around: by pass, numbers of inputs and outputs whose neighbours it can treat as well.
 
     Attributes:
         base: milliseconds of the layer as it is, of the first round.
@@ -170,9 +191,11 @@ class _Layer:
         cut: Callable[..., ir.Model],
         feeds: Mapping[str, Array],
         passes: Mapping[str, CompressionPass],
+        around: Mapping[str, _Around],
     ) -> None:
         self.unit = unit
         self.base = math.nan
+        self._around = around
         self._alone, self._cut, self._feeds, self._passes = alone, cut, feeds, passes
 
     def measure(self, stages: Sequence[Stages]) -> dict[Stages, float]:
@@ -198,8 +221,11 @@ class _Layer:
                 treated = treat(self._alone, layer, stages, stats, self._passes)
             except (InputError, ValueError, ArithmeticError):  # what is so of zeros alone
                 treated = treat(self._cut(zeros=False), layer, stages, stats, self._passes)
+            entering = self._feeds
+            if stages and stages[0].pass_name in self._around:
+                treated, entering = core(treated, self._feeds, *self._around[stages[0].pass_name])
             runner = Runner(treated)
-            feeds = {name: self._feeds[name] for name in runner.inputs}
+            feeds = {name: entering[name] for name in runner.inputs}
             runner(feeds)
         except InputError:
             return None

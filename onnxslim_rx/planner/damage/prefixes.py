@@ -55,6 +55,7 @@ class Network:
         samples: Sequence[Sample],
         outputs: Sequence[str] | None,
     ) -> None:
+        self._original = model
         self._model, self._names = overridable(model, layers)
         self._layers, self._samples = layers, samples
         graph = self._model.graph
@@ -112,20 +113,40 @@ class Network:
             for weight in self._layers[n].weights
             if weight in self._names
         }
-        behind = [v for v in self._outputs if not self._layout.is_before(v, self._cut)]
-        self._runner = Runner(self._part(behind, opened))
+        self._runner = Runner(self._part(self._outputs_behind(), opened))
         self.references = [self.run(index, {}) for index in range(len(self._samples))]
 
-    def run(self, index: int, weights: Mapping[ir.Value, Array]) -> dict[str, Any]:
+    def run(
+        self,
+        index: int,
+        weights: Mapping[ir.Value, Array],
+        runner: Runner | None = None,
+    ) -> dict[str, Any]:
         """The outputs for sample number `index` with other weights in the layer.
+
+        Args:
+            index: of the sample.
+            weights: what takes the place of which.
+            runner: of what lies behind the cut, changed: see `behind`. None: as it is.
 
         Raises:
             InputError: onnxruntime fails.
         """
-        assert self._runner is not None  # made by `move_to`
+        runner = runner or self._runner
+        assert runner is not None  # made by `move_to`
         own = {self._names[value]: array for value, array in weights.items()}
-        read = {name: array for name, array in own.items() if name in self._runner.overridable}
-        return self._settled[index] | self._runner(self._feeds(index, self._runner) | read)
+        read = {name: array for name, array in own.items() if name in runner.overridable}
+        return self._settled[index] | runner(self._feeds(index, runner) | read)
+
+    def behind(self) -> ir.Model:
+        """What lies behind the cut that `move_to` went to, with the weights' own names."""
+        named = {value.name: value for node in self._original.graph for value in node.outputs}
+        named |= {value.name: value for value in self._original.graph.inputs}
+        entering: dict[ir.Value, Entering | None] = {
+            named[value.name]: known for value, known in self._entering().items()
+        }
+        outputs = [named[value.name] for value in self._outputs_behind()]
+        return extract(self._original, self._original.graph, entering, outputs)
 
     def _input_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the largest sample."""
@@ -183,11 +204,17 @@ class Network:
 
     def _part(self, outputs: Sequence[ir.Value], opened: Iterable[str]) -> ir.Model:
         """What makes `outputs` from what crosses the cut; the weights in `opened` can be fed."""
-        entering: dict[ir.Value, Entering | None] = dict.fromkeys(self._inputs)
-        entering |= {value: Entering.of(arrays) for value, arrays in self._kept.items()}
-        part = extract(self._model, self._model.graph, entering, outputs)
+        part = extract(self._model, self._model.graph, self._entering(), outputs)
         open_weights(part, [name for name in opened if name in part.graph.initializers])
         return part
+
+    def _entering(self) -> dict[ir.Value, Entering | None]:
+        """What crosses the cut, and the inputs of the model."""
+        inputs: dict[ir.Value, Entering | None] = dict.fromkeys(self._inputs)
+        return inputs | {value: Entering.of(arrays) for value, arrays in self._kept.items()}
+
+    def _outputs_behind(self) -> list[ir.Value]:
+        return [v for v in self._outputs if not self._layout.is_before(v, self._cut)]
 
     def _feeds(self, index: int, runner: Runner) -> dict[str, Any]:
         kept = {str(value.name): arrays[index] for value, arrays in self._kept.items()}

@@ -1,7 +1,8 @@
 """What a choice costs end to end: run the network with one layer's weights replaced.
 
 A probe feeds other weights to a session in which they are inputs with defaults, and runs only
-what lies behind the layer (see `prefixes`). A few choices of each method are probed; their
+what lies behind the layer (see `prefixes`). Where a choice changes more than weights, it is carried
+out in that part of the network. A few choices of each method are probed; their
 predicted errors tell the rest (see `curves`).
 """
 
@@ -21,8 +22,10 @@ import onnx_ir as ir
 
 from onnxslim_rx.calibration import Dataset, fed
 from onnxslim_rx.calibration.identity import key_of
+from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import CompressionPass, LayerStatistics, Stage
+from onnxslim_rx.planner.cost.isolate import treat
 from onnxslim_rx.planner.curves import probed, settle
 from onnxslim_rx.planner.damage.prefixes import Network
 from onnxslim_rx.planner.measured import Measured, key_for
@@ -41,7 +44,7 @@ _SECONDS = 120.0
 _OUTPUT_BYTES = 256 << 20
 _LARGE = 1 << 25  # entries of a weight of which a copy in float64 takes too much memory
 _TIMED = 3  # samples that tell how long a run takes
-_FORMAT = 1  # of what is kept on disk; count up when it means something else
+_FORMAT = 2  # of what is kept on disk; count up when it means something else
 _COUNT, _JOINT = "samples", "joint"
 # Where all probes would take longer than this, the methods of a pass share theirs: a probe of any
 # tells of the others what their error does.
@@ -112,25 +115,39 @@ class _Prober:
         network = Network(self._model, layers, [len(one) for one in todo], samples, self._outputs)
         with task("measure sensitivities", len(self._units)) as advance:
             for number in network.order:
-                for choice, weights in self._stand_ins(self._units[number], todo[number]):
+                for choice in todo[number]:
                     name = self._name(self._units[number], choice)
-                    self._known[name] = math.inf
-                    if network.covers(number):
-                        network.move_to(number)
-                        self._known[name] = self._damage(network, weights, numbered)
+                    self._known[name] = self._probe(network, number, choice, numbered)
                 if todo[number]:
                     self._known.save()
                 advance(1)
 
-    def _damage(
+    def _probe(
         self,
         network: Network,
-        weights: Mapping[ir.Value, Array],
+        number: int,
+        choice: Choice,
         numbered: Sequence[Mapping[str, Any]],
     ) -> float:
+        """The damage of a choice of one stage; infinite where it cannot be measured or run."""
+        unit, (stage,) = self._units[number], choice.stages
+        weights: Mapping[ir.Value, Array] = {}
+        runner = None
+        if self._passes[stage.pass_name].applied(stage):
+            network.move_to(number)
+            try:
+                part = treat(network.behind(), unit.layer, (stage,), unit.stats, self._passes)
+                runner = Runner(part)
+            except InputError:
+                return math.inf
+        elif network.covers(number):
+            weights = self._stand_in(unit, stage)
+            network.move_to(number)
+        else:
+            return math.inf
         comparison = compare_runs(
             lambda sample: network.references[sample["rx.index"]],
-            lambda sample: network.run(int(sample["rx.index"]), weights),
+            lambda sample: network.run(int(sample["rx.index"]), weights, runner),
             numbered,
             outputs=self._outputs,
         )
@@ -176,29 +193,20 @@ class _Prober:
             size = max(size, sum(getattr(value, "nbytes", 0) for value in found.values()))
         return float(np.mean(seconds)) / 2, size
 
-    def _stand_ins(
-        self, unit: Unit, choices: Sequence[Choice]
-    ) -> Iterator[tuple[Choice, dict[ir.Value, Array]]]:
-        """What choices of one stage stand for: arrays like the layer's weights."""
+    def _stand_in(self, unit: Unit, stage: Stage) -> dict[ir.Value, Array]:
+        """What a stage stands for: arrays like the layer's weights."""
         own = []
         for value in unit.layer.weights:
             tensor = constant(value)
             assert tensor is not None  # a layer's weights are constants
             own.append(tensor.numpy())
-        for choice in choices:
-            (stage,) = choice.stages
-            one = self._passes[stage.pass_name]
-            factors = tuple(map(_factor, own))
-            restored = one.restore(
-                unit.layer, one.transform(unit.layer, stage, factors, unit.stats)
-            )
-            yield (
-                choice,
-                {
-                    value: np.ascontiguousarray(array.astype(before.dtype, copy=False))
-                    for value, array, before in zip(unit.layer.weights, restored, own, strict=True)
-                },
-            )
+        one = self._passes[stage.pass_name]
+        factors = one.transform(unit.layer, stage, tuple(map(_factor, own)), unit.stats)
+        restored = one.restore(unit.layer, factors)
+        return {
+            value: np.ascontiguousarray(array.astype(before.dtype, copy=False))
+            for value, array, before in zip(unit.layer.weights, restored, own, strict=True)
+        }
 
     def _key(self) -> str:
         """Of all that damages depend on beside the unit and the choice."""

@@ -147,5 +147,10 @@ def _energy(change: Matrix, moments: Moments) -> float:
 
 def _statistics(before: LayerStatistics | None, moments: Moments) -> LayerStatistics:
     """What enters the layer of the compressed network."""
-    shape = before.shape if before is not None else ()
-    return LayerStatistics(moments.gram, None, moments.rows, None, shape)
+    now = LayerStatistics(moments.gram, None, moments.rows, None, ())
+    if before is None:
+        return now
+    # ranges hardly change, and pairs of neighbours must keep theirs
+    return dataclasses.replace(
+        now, shape=before.shape, entering=before.entering, leaving=before.leaving
+    )
