@@ -28,7 +28,7 @@ class BlockFormat:
     """How a weight is stored.
 
     Args:
-        bits: 2, 4 or 8.
+        bits: 2 to 8; what is packed has 2, 4 or 8.
         group: neighbours that share a scale: a power of two, 16 to 256; 0: the whole row.
         symmetric: the zero point is `2**(bits - 1)` everywhere and is not stored.
         scale_type: the type that scales are stored in, float16 or float32.
@@ -47,8 +47,8 @@ class BlockFormat:
     signed: bool = True
 
     def __post_init__(self) -> None:
-        if self.bits not in (2, 4, 8):
-            raise ValueError(f"found {self.bits} bits; expected 2, 4 or 8")
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"found {self.bits} bits; expected 2 to 8")
         if self.group not in _GROUPS:
             raise ValueError(f"found groups of {self.group}; expected one of {_GROUPS}")
         if self.scale_type not in (np.float16, np.float32):

@@ -40,11 +40,12 @@ def round_gptq(
     rows: int | None = None,
     damping: float | None = None,
     activation_order: bool = True,
+    grid: Blocks | None = None,
 ) -> Blocks:
     """Round a weight so that the outputs of the layer change little.
 
-    The grid is fixed beforehand, that of `round_clipped` weighted by the energies of the channels,
-    so that the order in which columns are rounded does not show in the result's layout.
+    The grid is fixed beforehand, so that the order in which columns are rounded does not show in
+    the result's layout.
 
     Args:
         weight: (rows of the weight, K), finite.
@@ -53,6 +54,8 @@ def round_gptq(
         rows: number of rows of X; the fewer, the more is added to the diagonal (see `damped`).
         damping: that share of the mean diagonal entry instead, at least 0. The source has 0.01.
         activation_order: round the channels with the most energy first.
+        grid: of the same format, its scales and zero points are those of the result; None: that of
+            `round_clipped` weighted by the energies of the channels.
 
     Returns:
         Integers, scales and zero points. Channels that were never active are rounded to nearest.
@@ -66,7 +69,8 @@ def round_gptq(
     k = w.shape[1]
     g = damped(gram, k, rows, damping)
     energies = np.diagonal(g)
-    blocks = round_clipped(w, block_format, energies)
+    start = round_clipped(w, block_format, energies) if grid is None else grid
+    blocks = start._replace(values=start.values.copy())
     order = np.argsort(-energies, kind="stable") if activation_order else np.arange(k)
     shifts = _shifts(g[np.ix_(order[::-1], order[::-1])])
     for part in parts(w, _ENTRIES):

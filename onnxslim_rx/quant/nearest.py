@@ -12,7 +12,15 @@ __all__ = ["offer_shrunk", "round_clipped", "round_nearest"]
 
 # Ends of the grid as shares of the ends of the block. A little beyond 1 the peak may lie nearer to
 # the last point but one; below the last share, clipping costs more than finer steps gain.
-_SHARES = {2: np.linspace(1.2, 0.3, 10), 4: np.linspace(1.1, 0.5, 9), 8: np.linspace(1.0, 0.9, 3)}
+_SHARES = {
+    2: np.linspace(1.2, 0.3, 10),
+    3: np.linspace(1.1, 0.4, 10),
+    4: np.linspace(1.1, 0.5, 9),
+    5: np.linspace(1.05, 0.6, 8),
+    6: np.linspace(1.0, 0.7, 6),
+    7: np.linspace(1.0, 0.8, 4),
+    8: np.linspace(1.0, 0.9, 3),
+}
 _FITS = 2  # more change the error by less than 0.1%
 
 

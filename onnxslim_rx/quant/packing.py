@@ -19,7 +19,7 @@ def pack(values: Integers, block_format: BlockFormat, zeros: Integers | None = N
 
     Args:
         values: (rows, K), each less than `2**bits`.
-        block_format: their bits and groups.
+        block_format: their bits (2, 4 or 8) and groups.
         zeros: (rows, blocks), what a short last block is filled up with; None: the middle.
 
     Returns:
