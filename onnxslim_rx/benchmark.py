@@ -122,6 +122,7 @@ def measure(
             min_seconds=seconds,
             max_seconds=4 * seconds,
         )
+    judged = data if metric is None else metric.against(_inputs_only(reference), data)
     rows = []
     with task("measure", len(models)) as advance:
         for name, model, runner, timing in zip(names, loaded, runners, timings, strict=True):
@@ -136,7 +137,7 @@ def measure(
                     ratio=timing.ratio,
                     memory_bytes=session_memory(model, samples[0]),
                     cosine=_cosine(reference, runner, samples),
-                    metric=None if metric is None else metric(_inputs_only(runner), data),
+                    metric=None if metric is None else metric(_inputs_only(runner), judged),
                 )
             )
             advance(1)

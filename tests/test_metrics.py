@@ -266,7 +266,8 @@ def test_a_single_sample_has_no_interval() -> None:
 
 def test_the_names() -> None:
     assert metric_names() == [
-        "top1", "top5", "map", "ndcg", "spearman", "perplexity", "wer", "cer", "psnr"
+        "top1", "top5", "map", "ndcg", "spearman", "perplexity", "wer", "cer", "psnr",
+        "agreement",
     ]  # fmt: skip
     assert all(load_metric(name).name == name for name in metric_names())
     with pytest.raises(InputError, match=r"no metric 'f1'; expected top1, .*FILE.py:FUNCTION"):
@@ -335,3 +336,40 @@ def test_errors_of_the_model_pass_through_a_metric() -> None:
 
     with pytest.raises(InputError, match=r"^the model does not run$"):
         Metric("mine", function=lambda run, data: run(data[0]))(broken, samples(x=[1]))
+
+
+def agreement(original, model) -> float:
+    metric, data = load_metric("agreement"), samples(label=original)
+    return metric(run_by(model), metric.against(run_by(original), data))
+
+
+def test_agreement_needs_no_labels(rng) -> None:
+    original = rng.standard_normal((5, 3, 7)).astype(np.float32)
+    model = original.copy()
+    assert agreement(original, model) == 1.0
+    # two of fifteen rows decide otherwise, for the class that the original likes least
+    for sample, row in ((0, 1), (4, 2)):
+        model[sample, row, original[sample, row].argmin()] = 9.0
+    assert agreement(original, model) == pytest.approx(13 / 15)
+    assert agreement(original, np.full_like(model, np.nan)) == 0.0
+    zeros = np.zeros_like(original)
+    assert agreement(zeros, np.full_like(model, np.nan)) == 0.0  # not even by accident
+    assert agreement(original, original[..., :5].sum(-1)) == 0.0  # another shape
+
+
+def test_agreement_of_pixels_and_of_classes(rng) -> None:
+    pixels = rng.standard_normal((2, 1, 4, 4, 4)).astype(np.float32)  # classes first of the four
+    shifted = pixels.copy()
+    shifted[0, 0, :, 0, 0] = np.roll(pixels[0, 0, :, 0, 0], 1)
+    assert agreement(pixels, shifted) == pytest.approx(31 / 32)
+    classes = np.array([[1], [-1], [3]])
+    assert agreement(classes, np.array([[1], [-1], [0]])) == pytest.approx(2 / 3)
+
+
+def test_the_drop_of_agreement_is_bounded() -> None:
+    metric = load_metric("agreement")
+    scores = np.eye(4, dtype=np.float32)[:, None]
+    data = metric.against(run_by(scores), samples(label=scores))
+    assert metric.score(run_by(scores), data).value == 1.0
+    other = metric.score(run_by(np.roll(scores, 1, axis=0)), data)
+    assert metric.drop(metric.score(run_by(scores), data), other).value == 1.0

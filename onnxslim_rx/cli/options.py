@@ -23,7 +23,7 @@ __all__ = [
     "add_verify",
 ]
 
-METRICS = "top1, top5, map, ndcg, spearman, perplexity, wer, cer, psnr"
+METRICS = "top1, top5, map, ndcg, spearman, perplexity, wer, cer, psnr, agreement"
 
 
 def add_calibration(parser: argparse._ActionsContainer) -> None:

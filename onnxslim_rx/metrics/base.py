@@ -66,12 +66,19 @@ class Metric:
         aggregate: from units to the value; None: their mean.
         function: instead of `units`: the user's `(run, data)`, which returns the value, or one
             score for each sample, whose mean is the value.
+        labels: makes what is right out of what the original gives, `(run, data)` to data; None:
+            the samples say so themselves.
     """
 
     name: str
     units: Callable[[Run, Data], Units] | None = None
     aggregate: Callable[[Units], float] | None = None
     function: Callable[[Run, Data], Any] | None = None
+    labels: Callable[[Run, Data], Data] | None = None
+
+    def against(self, original: Run, data: Data) -> Data:
+        """The samples with what is right, where that is what the original gives."""
+        return data if self.labels is None else self.labels(original, data)
 
     def __call__(self, run: Run, data: Data) -> float:
         """The value on `data`; errors as in `score`."""

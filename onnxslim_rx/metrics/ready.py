@@ -13,6 +13,7 @@ What each metric reads from a sample beside the model's inputs, under the name `
   label, the next of `input_ids`, as far as `attention_mask` says.
 - `wer`, `cer`: the right text or tokens; see `onnxslim_rx.metrics.text`.
 - `psnr`: the right image.
+- `agreement`: nothing; how often the model decides as the original does (in `bench`: the first).
 
 The first output of the right type counts.
 """
@@ -29,6 +30,7 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from onnxslim_rx.errors import InputError
+from onnxslim_rx.metrics.agreement import as_original, decided_alike
 from onnxslim_rx.metrics.base import Data, Metric
 from onnxslim_rx.metrics.samples import embeddings, floats, labelled, optional_label
 from onnxslim_rx.metrics.text import error_counts
@@ -252,5 +254,6 @@ READY: Mapping[str, Metric] = {
         _ready("wer", functools.partial(error_counts, words=True), _negative_error_rate),
         _ready("cer", functools.partial(error_counts, words=False), _negative_error_rate),
         _ready("psnr", _decibels),
+        Metric("agreement", units=decided_alike, labels=as_original),
     )
 }

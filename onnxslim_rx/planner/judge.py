@@ -69,7 +69,7 @@ class Judge:
     ) -> None:
         self._reference = reference
         self._budget = budget
-        self._data = data
+        self._data = data if metric is None else metric.against(reference, data)
         self._metric = metric
         self._careful = careful
         self._baseline: Score | None = None
