@@ -83,7 +83,8 @@ class Tally:
         if not math.isfinite(low) or not largest < 2.0**_MOST_EXPONENT:
             raise ValueError(f"found values from {low} to {high}; expected finite ones")
         self._low, self._high = min(self._low, low), max(self._high, high)
-        self._grow(math.frexp(largest)[1])
+        if largest:
+            self._grow(math.frexp(largest)[1])
         flat = (values if counted is None else counted).reshape(-1)
         for start in range(0, len(flat), _AT_ONCE):
             self._count(flat[start : start + _AT_ONCE].astype(np.float64))
