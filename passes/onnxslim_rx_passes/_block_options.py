@@ -26,6 +26,7 @@ _GROUPS_ON_DEMAND = {8: (32, 128)}
 # Components of a low-rank correction that are offered beside none, by bits and group.
 _RANKS = {(4, 32): (16,), (4, 128): (16,)}
 _LEAST_GROUP = 16
+_PACKED = (2, 4, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,8 @@ class BlockOptions:
         _check("method", self.method, METHODS)
         _check("form", self.form, FORMS)
         _check("scales", self.scales, tuple(SCALES))
+        if self.bits not in _PACKED:
+            raise InputError(f"a stage in blocks has bits = {self.bits}", expected="2, 4 or 8")
         if self.rank < 0:
             raise InputError(f"a stage in blocks has rank = {self.rank}", expected="at least 0")
         if self.group < _LEAST_GROUP:

@@ -20,7 +20,8 @@ from onnxslim_rx.quant import (
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"bits": 3}, "3 bits"),
+        ({"bits": 1}, "1 bits"),
+        ({"bits": 9}, "9 bits"),
         ({"group": 8}, "groups of 8"),
         ({"group": 48}, "groups of 48"),
         ({"group": 512}, "groups of 512"),

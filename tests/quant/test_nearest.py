@@ -19,7 +19,7 @@ def squares(weight, blocks, importance=1.0):
 
 
 @given(
-    bits=st.sampled_from([2, 4, 8]),
+    bits=st.integers(2, 8),
     group=st.sampled_from([0, 16, 32]),
     symmetric=st.booleans(),
     signed=st.booleans(),
