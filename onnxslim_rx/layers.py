@@ -164,7 +164,7 @@ def channel_gram(
 
 
 def weight_layers(
-    model: ir.Model, kinds: Mapping[str, str], *, min_elements: int
+    model: ir.Model, kinds: Mapping[str, str], *, min_elements: int, depthwise: bool = False
 ) -> Iterator[Layer | Skipped]:
     """The layers of `model` whose weight is of one of `kinds`, and those that are refused.
 
@@ -173,6 +173,7 @@ def weight_layers(
         kinds: kinds of weights (see `analysis.WeightUse`) and what a layer made of them is
             called.
         min_elements: smaller weights are refused.
+        depthwise: whether depthwise kernels are layers, too.
 
     Yields:
         One `Layer` for each weight, in the order of the model; a weight that several nodes read
@@ -181,7 +182,7 @@ def weight_layers(
     """
     names: Counter[str] = Counter()
     seen: set[ir.Value] = set()
-    for use in weight_uses(model, min_elements=min_elements):
+    for use in weight_uses(model, min_elements=min_elements, depthwise=depthwise):
         if use.kind not in kinds or use.weight in seen:
             continue
         seen.add(use.weight)

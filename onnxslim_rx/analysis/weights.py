@@ -157,12 +157,16 @@ def _look_through(node: ir.Node) -> ir.Value | None:
     return None
 
 
-def weight_uses(model: ir.Model, *, min_elements: int = 1024) -> list[WeightUse]:
+def weight_uses(
+    model: ir.Model, *, min_elements: int = 1024, depthwise: bool = False
+) -> list[WeightUse]:
     """Every use of every constant tensor, in the order of the model's nodes.
 
     Args:
         model: the model; not changed.
         min_elements: smaller weights are listed with the reason that they are too small.
+        depthwise: whether depthwise kernels are weights like others; as a rule nothing is gained
+            where each filter reads one channel.
 
     Returns:
         One entry for each pair of node and input that a constant tensor reaches. Nodes that
@@ -183,7 +187,7 @@ def weight_uses(model: ir.Model, *, min_elements: int = 1024) -> list[WeightUse]
         assert graph is not None  # the node by walking its graph
         why_not = (
             _why_not_operator(read)
-            or _why_not_tensor(read, tensor, min_elements)
+            or _why_not_tensor(read, tensor, min_elements, depthwise)
             or _why_not_wrapped(read)
             or _why_not_sharing(read, readers[read.root])
             or ("lies in a function" if read.node in in_functions else None)
@@ -244,7 +248,9 @@ def _why_not_operator(read: _Read) -> str | None:
     return None
 
 
-def _why_not_tensor(read: _Read, tensor: ir.TensorProtocol, min_elements: int) -> str | None:
+def _why_not_tensor(
+    read: _Read, tensor: ir.TensorProtocol, min_elements: int, depthwise: bool
+) -> str | None:
     """The stored tensor is of the wrong type, rank or size."""
     shape, dtype = tensor.shape.numpy(), tensor.dtype
     if read.through and dtype.is_integer():
@@ -258,7 +264,8 @@ def _why_not_tensor(read: _Read, tensor: ir.TensorProtocol, min_elements: int) -
         return f"has {tensor.size} elements, below {min_elements}"
     # Conv holds (M, C/group, ...), ConvTranspose (C, M/group, ...): 1 means one channel a filter
     groups = read.node.attributes.get_int("group", 1)
-    if read.kind in ("conv", "conv-transpose") and shape[1] == 1 and groups > 1:
+    is_kernel = read.kind in ("conv", "conv-transpose")
+    if is_kernel and shape[1] == 1 and groups > 1 and not depthwise:
         return "is a depthwise kernel"
     return None
 
