@@ -14,7 +14,7 @@ from onnxslim_rx.calibration.data import (
 )
 from onnxslim_rx.calibration.feeds import conform, fed
 from onnxslim_rx.calibration.patches import Patches
-from onnxslim_rx.calibration.samples import Dataset, Samples
+from onnxslim_rx.calibration.samples import Dataset, Samples, Steps
 from onnxslim_rx.calibration.split import Split, split
 from onnxslim_rx.calibration.stateful import Stateful
 from onnxslim_rx.calibration.statistics import Statistics
@@ -32,6 +32,7 @@ __all__ = [
     "Split",
     "Stateful",
     "Statistics",
+    "Steps",
     "Stop",
     "collect",
     "conform",

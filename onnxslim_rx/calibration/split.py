@@ -78,4 +78,5 @@ def split(data: Dataset, seed: int, *, proves: bool = True) -> Split:
 def _part(data: Dataset, numbers: npt.NDArray[np.intp], groups: Sequence[int] | None) -> Samples:
     plain = [int(number) for number in numbers]
     owners = None if groups is None else [groups[number] for number in plain]
-    return Samples(data.__getitem__, plain, owners)
+    steps = data.steps if isinstance(data, Samples) else None
+    return Samples(data.__getitem__, plain, owners, steps)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim_rx.calibration.feeds import conform
-from onnxslim_rx.calibration.samples import Samples
+from onnxslim_rx.calibration.samples import Samples, Steps
 from onnxslim_rx.calibration.sequences import Sequences, first_arrays, sequences_of
 from onnxslim_rx.calibration.starts import completed, starts
 from onnxslim_rx.calibration.states import StateStore
@@ -64,18 +64,21 @@ class Stateful:
                 "no output of the model is recognised as the next state of an input",
                 advice="give Stateful(..., state={input: output}), or plain samples",
             )
-        store, rest, groups = StateStore(), [], []
+        store, rest, groups, follow = StateStore(), [], [], []
         free = {name: spec for name, spec in runner.inputs.items() if name not in state}
         with task("run step by step") as advance:
             for number, (where, steps) in enumerate(
                 sequences_of(self.sequences, runner.inputs, state)
             ):
-                for step, sample in enumerate(_run(runner, state, steps, where)):
+                for step, (sample, follows) in enumerate(_run(runner, state, steps, where)):
                     store.append({name: sample[name] for name in state}, first=step == 0)
                     rest.append({n: v for n, v in sample.items() if n in free or n not in state})
                     groups.append(number)
+                    follow.append(follows)
                     advance(1)
-        return Samples(lambda i: rest[i] | dict(store.read(i)), range(len(rest)), groups)
+        return Samples(
+            lambda i: rest[i] | dict(store.read(i)), range(len(rest)), groups, Steps(state, follow)
+        )
 
 
 def is_stateful(calibration: object, runner: Runner) -> bool:
@@ -89,8 +92,8 @@ def is_stateful(calibration: object, runner: Runner) -> bool:
 
 def _run(
     runner: Runner, state: Mapping[str, str], steps: Iterator[Mapping[str, Any]], where: str
-) -> Iterator[dict[str, Any]]:
-    """The complete sample of each step."""
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    """The complete sample of each step, and whether its state is what the step before gave."""
     carried: dict[str, Any] = {}
     for number, step in enumerate(steps):
         place = f"step {number} of {where}"
@@ -104,7 +107,7 @@ def _run(
         else:
             sample = conform(completed(carried | given, runner, state), runner.inputs, place)
             outputs = _outputs(runner, sample, place)
-        yield sample
+        yield sample, number > 0 and not given.keys() & state.keys()
         carried = {name: outputs[output] for name, output in state.items()}
 
 

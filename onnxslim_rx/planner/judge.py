@@ -10,10 +10,10 @@ import numpy as np
 
 from onnxslim_rx.calibration import Dataset
 from onnxslim_rx.metrics import Drop, Metric, Score
-from onnxslim_rx.planner.recorded import Recorded
+from onnxslim_rx.planner.recorded import Recorded, own_state
 from onnxslim_rx.plans import Budget
 from onnxslim_rx.runtime import Runner
-from onnxslim_rx.verify import Comparison, compare_runs, without_extras
+from onnxslim_rx.verify import Comparison, compare_runs
 
 __all__ = ["Judge", "Verdict"]
 
@@ -69,6 +69,7 @@ class Judge:
     ) -> None:
         self._reference = reference
         self._budget = budget
+        self._dataset = data
         self._data = data if metric is None else metric.against(reference, data)
         self._metric = metric
         self._careful = careful
@@ -77,7 +78,8 @@ class Judge:
 
     def __call__(self, candidate: Runner) -> Verdict:
         """Run the candidate on every sample and hold the differences against the budget."""
-        comparison = compare_runs(self._right, without_extras(candidate), self._right.data)
+        found = own_state(candidate, self._dataset)
+        comparison = compare_runs(self._right, found, self._right.data)
         scores, drop = None, None
         if self._metric is not None:
             if self._baseline is None:

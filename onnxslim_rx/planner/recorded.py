@@ -1,4 +1,4 @@
-"""What a model gives on each sample, computed once."""
+"""What a model gives on each sample, computed once; and models that get their own state back."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, overload
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim_rx.calibration import Dataset
+from onnxslim_rx.calibration import Dataset, Samples, Steps
 from onnxslim_rx.calibration.samples import Sample
 from onnxslim_rx.ir import Spool
 from onnxslim_rx.verify import Run, without_extras
 
-__all__ = ["Recorded"]
+__all__ = ["Recorded", "own_state"]
 
 _MEMORY_BYTES = 64 << 20  # of outputs; what is more waits in temporary files
 _INDEX = "rx.index"
@@ -53,6 +53,36 @@ class Recorded:
             self._left -= value.nbytes
             return value
         return self._spool.keep(ir.tensor(value)).numpy()
+
+
+def own_state(run: Run, data: Dataset) -> Run:
+    """A model as it is used: from step to step it gets the state that it gave itself.
+
+    What rounding does to a state is fed back, and may grow; the state in the samples is the
+    original's.
+
+    Args:
+        run: the model.
+        data: what `Recorded` was made for; its samples are asked for in their order.
+    """
+    run = without_extras(run)
+    steps = data.steps if isinstance(data, Samples) else None
+    return run if steps is None else _Rollout(run, steps)
+
+
+class _Rollout:
+    def __init__(self, run: Run, steps: Steps) -> None:
+        self._run, self._steps = run, steps
+        self._next = 0
+        self._state: dict[str, Any] = {}
+
+    def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
+        index = int(sample[_INDEX])
+        own = self._state if index == self._next and self._steps.follow[index] else {}
+        found = self._run({**sample, **own})
+        self._next = index + 1
+        self._state = {name: found[output] for name, output in self._steps.state.items()}
+        return found
 
 
 class _Numbered(Sequence[Sample]):
