@@ -172,7 +172,8 @@ def statistics(
     if bound < 1:
         raise InputError(f"memory_bytes is {bound}", expected="at least 1")
     units = list(single.values())
-    found = collect(model, units, data, memory_bytes=bound, cache=cache, seed=seed)
+    ranges = any(one.reads_ranges for one in passes.values()) and not shapes_only
+    found = collect(model, units, data, memory_bytes=bound, cache=cache, seed=seed, ranges=ranges)
     known: Mapping[str, LayerStatistics] = found
     if shapes_only:
         known = {

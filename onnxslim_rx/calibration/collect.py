@@ -25,6 +25,7 @@ from onnxslim_rx.calibration.readings import Reading, readings
 from onnxslim_rx.calibration.samples import Dataset
 from onnxslim_rx.calibration.spool import FrontierError
 from onnxslim_rx.calibration.statistics import Statistics
+from onnxslim_rx.calibration.values import value_readings
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir.temporary import TemporaryFolder
 from onnxslim_rx.passbase import Layer
@@ -47,6 +48,7 @@ def collect(
     cache: Path | None = None,
     cache_bytes: int = CACHE_BYTES,
     seed: int = 0,
+    ranges: bool = False,
 ) -> Statistics:
     """Measure what enters `layers` when the model runs on `data`.
 
@@ -75,6 +77,9 @@ def collect(
             call that was killed is gone on with from its last finished block.
         cache_bytes: all statistics in `cache` take no more: those used longest ago are deleted.
         seed: of the rows and positions that are sampled.
+        ranges: count the values of what enters and leaves linear layers and convolutions, too.
+            Extremes are exact; of a tensor with more than 16,384 values in a sample as many are
+            counted, spread evenly, others in each sample.
 
     Returns:
         Statistics by layer name; layers without are missing, `Statistics.reasons` says why.
@@ -88,12 +93,12 @@ def collect(
 
     def fill(folder: Path) -> None:
         journal = Journal(folder, durable=cache is not None)
-        _fill(model, layers, data, memory_bytes, seed, journal)
+        _fill(model, layers, data, memory_bytes, seed, ranges, journal)
 
     with room(cache):
         if cache is None:
             return _temporary(fill)
-        key = key_of(model, layers, data, (seed, memory_bytes))
+        key = key_of(model, layers, data, (seed, memory_bytes, *([1] if ranges else [])))
         return cached(fill, cache, key, cache_bytes)
 
 
@@ -134,12 +139,15 @@ def _fill(
     data: Dataset,
     memory_bytes: int,
     seed: int,
+    ranges: bool,
     journal: Journal,
 ) -> None:
     shapes = shapes_of(model, data)
     found, reasons = readings(model, layers, shapes, len(data))
+    ends = value_readings(layers, found) if ranges else {}
     size = functools.partial(size_of, shapes)
-    numbers = {reading: str(n) for n, reading in enumerate(dict.fromkeys(found.values()))}
+    every = [*found.values(), *(one for pair in ends.values() for one in pair if one)]
+    numbers = {reading: str(n) for n, reading in enumerate(dict.fromkeys(every))}
     keys = {
         part: number
         for reading, number in numbers.items()
@@ -155,7 +163,14 @@ def _fill(
             journal.restart(error.names)
         else:
             break
-    journal.finish({name: numbers[reading] for name, reading in found.items()}, reasons)
+    journal.finish(
+        {name: numbers[reading] for name, reading in found.items()},
+        reasons,
+        {
+            name: [None if one is None else numbers[one] for one in pair]
+            for name, pair in ends.items()
+        },
+    )
 
 
 def _fingerprint(steps: Sequence[Step[Reading]]) -> str:

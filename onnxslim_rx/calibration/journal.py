@@ -86,12 +86,18 @@ class Journal:
         for file in files:
             (self._folder / file).unlink()
 
-    def finish(self, layers: Mapping[str, str], reasons: Mapping[str, str]) -> None:
+    def finish(
+        self,
+        layers: Mapping[str, str],
+        reasons: Mapping[str, str],
+        ranges: Mapping[str, Sequence[str | None]],
+    ) -> None:
         """Make `Statistics` of the folder; `Statistics.tidy` deletes what they do not need.
 
         Args:
             layers: key of the reading of each layer by name.
             reasons: why layers have none.
+            ranges: keys of the readings of what enters and what leaves each layer, by name.
         """
         readings = {}
         for key, found in self._readings.items():
@@ -99,7 +105,7 @@ class Journal:
             checksums = {name: checksum_of(self._folder / f"{key}.{name}.npy") for name in arrays}
             facts = {name: found[name] for name in ("rows", "positions", "patches", "shape")}
             readings[key] = facts | {"checksums": checksums}
-        write_index(self._folder, layers, reasons, readings)
+        write_index(self._folder, layers, reasons, readings, ranges)
 
     def _add(self, key: str, reading: Reading, observer: Observer) -> None:
         entry = self._readings.setdefault(key, {"arrays": [], "parts": []})

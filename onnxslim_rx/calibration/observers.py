@@ -9,13 +9,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim_rx.calibration.complaints import not_finite
 from onnxslim_rx.calibration.mismatch import Mismatch, mismatch_bytes
 from onnxslim_rx.calibration.moments import CHUNK, Channels, GramBand, GramMatrix, Moment
 from onnxslim_rx.calibration.padding import positions
 from onnxslim_rx.calibration.patches import Draw
 from onnxslim_rx.calibration.readings import Reading
 from onnxslim_rx.calibration.rows import Chunks, RowSample, as_rows
+from onnxslim_rx.calibration.values import Values
 from onnxslim_rx.errors import InputError
+from onnxslim_rx.quant import BINS
 
 __all__ = ["Observer", "height_within", "memory_of", "observer"]
 
@@ -65,6 +68,8 @@ def observer(reading: Reading, seed: int) -> Observer:
         return _Counts(reading.size)
     if reading.kind == "tandem":
         return Mismatch(reading, seed)
+    if reading.kind == "histogram":
+        return Values(reading, seed)
     return _Rows(reading, seed)
 
 
@@ -75,7 +80,7 @@ def memory_of(reading: Reading) -> int:
     if reading.kind == "columns":
         return _buffers(reading)
     if reading.kind != "linear":
-        return 8 * reading.size
+        return 8 * (BINS if reading.kind == "histogram" else reading.size)
     first, last = reading.band or (0, reading.size)
     return 8 * (last - first) * (reading.size - first) + _buffers(reading)
 
@@ -156,12 +161,7 @@ class _Rows:
         self.shape = max(self.shape, found[0].shape, key=_volume)
         for x in self._rows(found[0], masks):
             if x.size and not np.isfinite(x).all():
-                raise InputError(
-                    f"the model computes NaN or infinity at {self._reading.value.name!r} on"
-                    f" {where}",
-                    expected="finite activations on calibration data",
-                    advice="check how the data was preprocessed, and the original model on it",
-                )
+                raise not_finite(self._reading.value, where)
             self.rows += len(x)
             if self._sample is not None:
                 self._sample.see(x)

@@ -31,10 +31,10 @@ class Reading:
     Args:
         kind: "linear" (the Gram matrix of X and more), "columns" (each column of X alone, where
             there are very many), "tandem" (see `mismatch`), "channels" (see `channelwise`),
-            "embedding" or "shape" (how much there is of it).
-        value: the tensor that enters the layer.
+            "embedding", "shape" (how much there is of it) or "histogram" (see `values`).
+        value: the tensor that enters the layer; for "histogram" also one that leaves it.
         transposed: the rows of X lie along the last axis of `value`, not the one before.
-        size: columns of X of a linear layer, rows of an embedding, 0 for a shape.
+        size: columns of X of a linear layer, rows of an embedding, 0 for all others.
         others: for "tandem" and "channels": the outputs that are wanted, and those that there are.
         other_size: columns of these; 0 where there are none.
         other_transposed: as `transposed`, of `others`.

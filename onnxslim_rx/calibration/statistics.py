@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from onnxslim_rx.calibration.files import (
     remove,
     write_checked,
 )
-from onnxslim_rx.passbase import LayerStatistics
+from onnxslim_rx.layers import LayerStatistics
+from onnxslim_rx.quant import Histogram
 
 __all__ = ["INDEX", "Statistics", "write_index"]
 
@@ -27,7 +28,7 @@ INDEX = "index"
 """Name of the file that says what else there is; without it nothing is."""
 
 _RANKS = {
-    "gram": 2, "sample": 2, "counts": 1, "mean": 1, "mean_abs": 1, "low": 1, "high": 1,
+    "gram": 2, "sample": 2, "counts": 1, "mean": 1, "mean_abs": 1, "low": 1, "high": 1, "limits": 1,
 }  # fmt: skip
 
 
@@ -53,9 +54,15 @@ class Statistics(Mapping[str, LayerStatistics]):
         try:
             self.reasons: Mapping[str, str] = {str(k): str(v) for k, v in index["reasons"].items()}
             self._layers: dict[str, str] = {str(k): str(v) for k, v in index["layers"].items()}
+            # what enters and what leaves, if asked for
+            self._ends = {
+                str(name): [None if key is None else str(key) for key in keys]
+                for name, keys in index.get("ranges", {}).items()
+            }
+            ends = (key for keys in self._ends.values() for key in keys if key is not None)
             self._readings = {
                 key: _plain_reading(key, index["readings"][key])
-                for key in dict.fromkeys(self._layers.values())
+                for key in dict.fromkeys([*self._layers.values(), *ends])
             }
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder / INDEX} is no index: {error!r}") from error
@@ -66,6 +73,7 @@ class Statistics(Mapping[str, LayerStatistics]):
         key = self._layers[name]
         reading = self._readings[key]
         arrays: dict[str, Any] = {one: self._load(key, one) for one in reading["checksums"]}
+        entering, leaving = map(self._histogram, self._ends.get(name, (None, None)))
         return LayerStatistics(
             gram=arrays.pop("gram", None),
             counts=arrays.pop("counts", None),
@@ -74,6 +82,8 @@ class Statistics(Mapping[str, LayerStatistics]):
             shape=reading["shape"],
             positions=reading["positions"],
             patches=reading["patches"],
+            entering=entering,
+            leaving=leaving,
             **arrays,
         )
 
@@ -115,6 +125,13 @@ class Statistics(Mapping[str, LayerStatistics]):
             if path.name not in needed | {INDEX}:
                 remove(path)
 
+    def _histogram(self, key: str | None) -> Histogram | None:
+        """None where there is none, or nothing was seen."""
+        if key is None or not self._readings[key]["rows"]:
+            return None
+        reach, low, high = self._load(key, "limits").tolist()
+        return Histogram(self._load(key, "counts"), reach, low, high)
+
     def _load(self, key: str, array: str) -> Array:
         return np.asarray(np.load(self._folder / f"{key}.{array}.npy", mmap_mode="r"))
 
@@ -140,6 +157,7 @@ def write_index(
     layers: Mapping[str, str],
     reasons: Mapping[str, str],
     readings: Mapping[str, Mapping[str, Any]],
+    ranges: Mapping[str, Sequence[str | None]],
 ) -> None:
     """Make a `Statistics` of the files in `folder`.
 
@@ -149,6 +167,7 @@ def write_index(
         reasons: why layers have none.
         readings: `rows`, `positions`, `patches`, `shape` and, by array, `checksums` of each, by
             key.
+        ranges: keys of the histograms of what enters and what leaves each layer, by name.
     """
-    index = {"layers": layers, "reasons": reasons, "readings": readings}
+    index = {"layers": layers, "reasons": reasons, "readings": readings, "ranges": ranges}
     write_checked(folder / INDEX, index)

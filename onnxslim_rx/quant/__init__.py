@@ -9,13 +9,14 @@ from onnxslim_rx.quant.descent import refine, round_refined
 from onnxslim_rx.quant.gptq import round_gptq
 from onnxslim_rx.quant.gram import damped, error
 from onnxslim_rx.quant.grid import Quantized, dequantize, quantize_symmetric, relative_error
-from onnxslim_rx.quant.histogram import Histogram, Tally
+from onnxslim_rx.quant.histogram import BINS, Histogram, Tally
 from onnxslim_rx.quant.hqq import round_hqq
 from onnxslim_rx.quant.nearest import round_clipped, round_nearest
 from onnxslim_rx.quant.packing import pack, pack_zeros, unpack, unpack_zeros
 from onnxslim_rx.quant.ranges import RangeMethod, find_range
 
 __all__ = [
+    "BINS",
     "BlockFormat",
     "Blocks",
     "Corrected",

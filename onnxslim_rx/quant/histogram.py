@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Histogram", "Tally"]
+__all__ = ["BINS", "Histogram", "Tally"]
 
 Array = npt.NDArray[Any]
 Vector = npt.NDArray[np.float64]
 
-_BINS = 4096
-_HALF = _BINS // 2
+BINS = 4096
+"""Bins that a `Tally` counts in."""
+
+_HALF = BINS // 2
 _LEAST_EXPONENT = -148  # the least positive number in single precision is 2**-149
 _MOST_EXPONENT = 1023
 _AT_ONCE = 1 << 16  # values that are copied to float64
@@ -62,7 +64,7 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self._counts = np.zeros(_BINS, np.int64)
+        self._counts = np.zeros(BINS, np.int64)
         self._exponent = _LEAST_EXPONENT
         self._low, self._high = math.inf, -math.inf
 
@@ -107,4 +109,4 @@ class Tally:
         bins = np.floor(scaled)
         # a negative number too small for the product
         bins -= (scaled == 0) & (values < 0)
-        self._counts += np.bincount(bins.astype(np.intp) + _HALF, minlength=_BINS)
+        self._counts += np.bincount(bins.astype(np.intp) + _HALF, minlength=BINS)

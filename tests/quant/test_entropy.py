@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def divergence(bins: Array, first: int, last: int, levels: int) -> float:
         for i in filled:
             q[i] = max(total / len(filled), 1e-4)
     return sum(
-        a / sum(p) * np.log((a / sum(p)) / (b / sum(q))) for a, b in zip(p, q, strict=True) if a
+        a / sum(p) * math.log((a / sum(p)) / (b / sum(q))) for a, b in zip(p, q, strict=True) if a
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -126,8 +127,6 @@ def test_nothing_was_seen() -> None:
 
 
 def test_memory_does_not_grow(rng: np.random.Generator) -> None:
-    import tracemalloc
-
     values = rng.standard_normal(1 << 21).astype(np.float32)
     tally = Tally()
     tally.add(values)
