@@ -11,8 +11,8 @@ the same machine write the same files.
 
 from __future__ import annotations
 
-import hashlib
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order, before numpy loads its BLAS
@@ -26,9 +26,12 @@ import onnx.parser
 from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.datasets import load_digits
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from models.manifest import HERE, write_manifest
+
 Array = npt.NDArray[np.float32]
 
-HERE = Path(__file__).parent
 SEED = 0
 EPOCHS = 120
 BATCH = 64
@@ -289,9 +292,7 @@ def main() -> None:
         print(f"{name}: top-1 {accuracy:.2%} of {len(y[part])}")
         np.savez_compressed(HERE / f"{name}.npz", image=x[part], label=y[part])
     onnx.save(to_onnx(network), HERE / "digits.onnx")
-    files = sorted([*HERE.glob("digits*.npz"), HERE / "digits.onnx"])
-    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
-    (HERE / "MANIFEST").write_text("".join(lines), encoding="utf-8")
+    write_manifest()
 
 
 if __name__ == "__main__":
