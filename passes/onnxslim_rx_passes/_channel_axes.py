@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx_passes._linear import tensor_of
+from onnxslim_rx_passes._part_layers import PARTS, part_axes
 
 __all__ = ["channel_axes"]
 
 
 def channel_axes(layer: Layer) -> tuple[int, ...]:
     """The axes of the layer's constant that index output channels; of a table, its rows."""
+    if layer.kind == PARTS:
+        return part_axes(layer)
     rank = len(tensor_of(layer.weights[0]).shape)
     if layer.kind == "recurrent":
         return (0, 1)  # (directions, gates * hidden, inputs)

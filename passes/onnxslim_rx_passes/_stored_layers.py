@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import onnx_ir as ir
 
 from onnxslim_rx.passbase import Layer, Skipped, weight_layers
+from onnxslim_rx_passes._part_layers import part_layers
 from onnxslim_rx_passes._tables import table_layers
 
 __all__ = ["stored_layers"]
@@ -34,20 +35,26 @@ def stored_layers(
 
     Yields:
         Layers. A table that products read as well, or that wrappers stand around, is one layer
-        with all its readers.
+        with all its readers. Constants that hold real and imaginary parts come last.
     """
     tables = list(_tied_tables(model, min_elements))
+    parts = list(part_layers(model, min_elements))
     by_name = {table.name: table for table in tables}
     inner = {v.name for table in tables for node in table.nodes for v in node.inputs if v}
-    for found in weight_layers(model, _KINDS, min_elements=min_elements):
+    inner |= {_name(part) for part in parts}
+    for found in (*weight_layers(model, _KINDS, min_elements=min_elements), *parts):
         layer = by_name.get(found.where, found) if isinstance(found, Skipped) else found
         if isinstance(layer, Skipped):
-            if layer.where not in inner:
+            if layer.where not in inner or layer in parts:
                 yield layer
         elif why := why_not(layer):
             yield Skipped(layer.name, f"{layer.op}: {why}")
         else:
             yield layer
+
+
+def _name(found: Layer | Skipped) -> str:
+    return found.where if isinstance(found, Skipped) else found.name
 
 
 def _tied_tables(model: ir.Model, min_elements: int) -> Iterator[Layer]:
