@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from onnxslim_rx.calibration.complaints import UnmeasurableError
 from onnxslim_rx.calibration.files import alone, is_held, remove
 from onnxslim_rx.calibration.statistics import INDEX, Statistics
-from onnxslim_rx.errors import InputError
 
 __all__ = ["CACHE_BYTES", "cached", "clean"]
 
@@ -24,8 +24,9 @@ _LOCK = ".lock"
 def cached(measure: Callable[[Path], None], folder: Path, key: str, limit: int) -> Statistics:
     """The statistics of `key` in `folder`; where there are none, they are measured.
 
-    They appear there at once when they are complete. What a killed process left is handed to
-    `measure` again. Another process that measures the same is waited for.
+    They appear there at once when they are complete. What a killed process left, or one
+    whose data raised midway, is handed to `measure` again. Another process that measures the same
+    is waited for.
 
     Args:
         measure: fills a folder with statistics, or goes on with what is there.
@@ -52,7 +53,7 @@ def cached(measure: Callable[[Path], None], folder: Path, key: str, limit: int) 
             partial.mkdir(exist_ok=True)
             try:
                 measure(partial)
-            except InputError:  # another run would end here, too
+            except UnmeasurableError:  # another run would end here, too
                 remove(partial)
                 raise
         remove(entry)

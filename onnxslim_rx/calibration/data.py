@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim_rx.calibration.arrays import SUFFIXES, read_arrays
+from onnxslim_rx.calibration.complaints import blaming, guarded
 from onnxslim_rx.calibration.feeds import conform
 from onnxslim_rx.calibration.samples import Dataset, Sample, Samples
 from onnxslim_rx.calibration.stacks import unstack
@@ -167,10 +168,7 @@ def _open(calibration: Any, inputs: Inputs, runner: Runner | None) -> Samples:
         arrays = {name: np.asarray(value) for name, value in calibration.items()}
         return _from_stack(arrays, inputs, "the calibration data")
     if hasattr(calibration, "__len__") and hasattr(calibration, "__getitem__"):
-        return Samples(
-            lambda i: conform(calibration[i], inputs, f"calibration sample {i}"),
-            range(len(calibration)),
-        )
+        return _from_sequence(calibration, inputs)
     if isinstance(calibration, Iterable):
         return _from_iterable(calibration, inputs)
     if callable(calibration):
@@ -224,17 +222,20 @@ def _only(inputs: Inputs, where: str) -> str:
     return next(iter(inputs))
 
 
+def _from_sequence(sequence: Indexed, inputs: Inputs) -> Samples:
+    def get(number: int) -> Sample:
+        # an IndexError of the user's code is not the end of the data
+        with blaming(f"sample {number}"):
+            return conform(sequence[number], inputs, f"calibration sample {number}")
+
+    return Samples(get, range(len(sequence)))
+
+
 def _from_iterable(iterable: Iterable[Any], inputs: Inputs) -> Samples:
-    samples: list[Sample] = []
-    try:
-        for number, sample in enumerate(iterable):
-            samples.append(conform(sample, inputs, f"calibration sample {number}"))
-    except InputError:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise InputError(
-            f"the calibration data raised {type(error).__name__} at sample {len(samples)}: {error}"
-        ) from error
+    samples = [
+        conform(sample, inputs, f"calibration sample {number}")
+        for number, sample in enumerate(guarded(iterable, "sample"))
+    ]
     return Samples(samples.__getitem__, range(len(samples)))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim_rx.calibration.complaints import not_finite
+from onnxslim_rx.calibration.complaints import not_finite, too_large
 from onnxslim_rx.calibration.mismatch import Mismatch, mismatch_bytes
 from onnxslim_rx.calibration.moments import CHUNK, Channels, GramBand, GramMatrix, Moment
 from onnxslim_rx.calibration.padding import positions
@@ -17,7 +17,6 @@ from onnxslim_rx.calibration.patches import Draw
 from onnxslim_rx.calibration.readings import Reading
 from onnxslim_rx.calibration.rows import Chunks, RowSample, as_rows
 from onnxslim_rx.calibration.values import Values
-from onnxslim_rx.errors import InputError
 from onnxslim_rx.quant import BINS
 
 __all__ = ["Observer", "height_within", "memory_of", "observer"]
@@ -194,10 +193,7 @@ class _Rows:
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(total.sum(axis=0)).all()
         if not finite:
-            raise InputError(
-                f"the activations at {self._reading.value.name!r} are too large to be squared",
-                expected="activations below 1e150",
-            )
+            raise too_large(self._reading.value)
         return total
 
     def _take(self, x: Matrix) -> None:

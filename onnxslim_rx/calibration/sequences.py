@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim_rx.calibration.arrays import SUFFIXES, read_arrays
+from onnxslim_rx.calibration.complaints import guarded
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.runtime import TensorSpec
 
@@ -45,12 +46,12 @@ def sequences_of(
     elif isinstance(source, Mapping):
         yield from _from_arrays(source, inputs, state, "the calibration data")
     else:
-        for number, sequence in enumerate(source):
+        for number, sequence in enumerate(guarded(source, "sequence")):
             where = f"calibration sequence {number}"
             if isinstance(sequence, Mapping):
                 yield from _from_arrays(sequence, inputs, state, where)
             elif isinstance(sequence, Iterable) and not isinstance(sequence, (str, bytes)):
-                yield where, iter(sequence)
+                yield where, guarded(sequence, f"{where}, step")
             else:
                 raise InputError(
                     f"{where} is a {type(sequence).__name__}",
