@@ -65,13 +65,15 @@ def round_channels(
     if not w.any():
         return plain
     form = BlockFormat(bits, 0, scale_type=scale_type, signed=False)
-    if gram is None:
-        blocks = best_grids(w, form, _offer_all)
-    else:
-        start = best_grids(w, form, _offer_shrunk)
-        blocks = round_gptq(w, form, gram, rows=rows, grid=start)
-        blocks = refine(blocks, w, gram, rows=rows, rounds=_ROUNDS)
-    return _better(w, _signed(blocks), plain, None if gram is None else np.asarray(gram))
+    short = w.shape[1] <= _SHORT
+    best = plain
+    for offer in (_offer_all,) if gram is None else (_offer_shrunk, _offer_all)[: 1 + short]:
+        blocks = best_grids(w, form, offer)
+        if gram is not None:
+            blocks = round_gptq(w, form, gram, rows=rows, grid=blocks)
+            blocks = refine(blocks, w, gram, rows=rows, rounds=_ROUNDS)
+        best = _better(w, _signed(blocks), best, None if gram is None else np.asarray(gram))
+    return best
 
 
 def _offer_all(search: GridSearch) -> None:

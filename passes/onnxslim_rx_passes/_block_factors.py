@@ -9,11 +9,9 @@ from onnxslim_rx.passbase import Array, Factors, LayerStatistics
 from onnxslim_rx_passes._block_options import BlockOptions
 from onnxslim_rx_passes._block_statistics import Known, known_of, settled
 from onnxslim_rx_passes._block_weights import BlockWeight
-from onnxslim_rx_passes._channel_weights import round_along, round_channels
+from onnxslim_rx_passes._channel_factors import round_along, round_factors
 
 __all__ = ["round_blocks"]
-
-Matrix = npt.NDArray[np.float64]
 
 _BYTE = 8
 
@@ -43,7 +41,7 @@ def round_blocks(
         rows = _rounded(weight.rows(factors[0]), options, known, weight, factor=False)
         return (weight.rows(rows),)
     if any(factor.ndim != 2 for factor in factors):
-        return round_channels(weight.layer, factors, _BYTE, least)
+        return round_factors(weight.layer, factors, _BYTE, least)
     found = []
     for number, factor in enumerate(factors):
         table = number == 0 and weight.is_looked_up
@@ -53,7 +51,7 @@ def round_blocks(
         elif factor.size >= least:
             own = _rounded(own, options, known, weight, factor=True)
         found.append(own if table else own.T)
-        known = _behind(known, factor, table=table)
+        known = known.behind(factor, table=table)
     return tuple(found)
 
 
@@ -65,13 +63,3 @@ def _rounded(
     made = known.rounded(rows.astype(weight.dtype.numpy(), copy=False), own)
     dtype = np.float32 if rows.dtype == np.float32 else np.float64
     return made.dense(rows.shape[1], own, dtype)
-
-
-def _behind(known: Known, factor: Matrix, *, table: bool) -> Known:
-    """What is known of the inputs of the next factor."""
-    counts = known.counts
-    if table and counts is not None:
-        return Known((factor.T * counts) @ factor, None, max(int(counts.sum()), 1))
-    if table or known.gram is None:
-        return Known()
-    return Known(factor.T @ known.gram @ factor, None, known.samples)

@@ -47,6 +47,24 @@ class Known(NamedTuple):
         unused = self.table and not options.uses_statistics
         return rounded(rows, options, None if unused else self.gram, self.samples)
 
+    def fits(self, factor: Array) -> bool:
+        """Whether a factor (K, R) multiplies inputs that something is known of."""
+        return factor.ndim == 2 and self.gram is not None and len(self.gram) == len(factor)
+
+    def behind(self, factor: Array, *, table: bool) -> Known:
+        """What is known of the inputs of the next factor.
+
+        Args:
+            factor: (K, R) of a product, or (V, R) of a table.
+            table: whether rows of it are looked up.
+        """
+        if table and self.counts is not None:
+            samples = max(int(self.counts.sum()), 1)
+            return Known((factor.T * self.counts) @ factor, None, samples)
+        if table or self.gram is None or not self.fits(factor):
+            return Known()
+        return Known(factor.T @ self.gram @ factor, None, self.samples)
+
 
 class Errors(NamedTuple):
     """What a rounding does.

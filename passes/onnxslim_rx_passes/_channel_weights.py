@@ -12,18 +12,13 @@ Source: Jacob et al., CVPR 2018 (symmetric, per channel).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim_rx.passbase import Array, Candidate, Factors, Layer, Skip, Stage
-from onnxslim_rx.quant import dequantize, quantize_symmetric, relative_error
+from onnxslim_rx.passbase import Candidate, Layer, LayerStatistics, Skip, Stage
 from onnxslim_rx_passes._channel_axes import channel_axes
-from onnxslim_rx_passes._conv_chains import output_axes
-from onnxslim_rx_passes._conv_geometry import Convolution
-from onnxslim_rx_passes._linear import tensor_of
+from onnxslim_rx_passes._channel_rounding import CLIP, GPTQ, NEAREST, Channels
+from onnxslim_rx_passes._linear import is_factor, tensor_of
 
 __all__ = [
     "CAST_MUL",
@@ -31,8 +26,6 @@ __all__ = [
     "channel_candidate",
     "emit_channels",
     "opset_of",
-    "round_along",
-    "round_channels",
 ]
 
 CAST_MUL, DEQUANTIZE = "cast-mul", "dequantize-linear"
@@ -42,14 +35,24 @@ _OVERHEAD_BYTES = 300
 _FIRST_PER_AXIS = 13  # DequantizeLinear with a scale for each slice
 
 
-def channel_candidate(layer: Layer, name: str, bits: int, form: str) -> Candidate | None:
+def channel_candidate(
+    layer: Layer,
+    stats: LayerStatistics | None,
+    name: str,
+    *,
+    bits: int,
+    form: str,
+    method: str | None = None,
+) -> Candidate | None:
     """The candidate of one form, where it suits the layer and is smaller than it was.
 
     Args:
         layer: any kind.
+        stats: of the layer.
         name: of the pass.
         bits: 2 to 8; fewer than 8 are a coarser grid in the same int8 file.
         form: "cast-mul" or "dequantize-linear".
+        method: how it is rounded; None: the best that the statistics allow.
     """
     tensor, axes = tensor_of(layer.weights[0]), channel_axes(layer)
     shape = tensor.shape.numpy()
@@ -59,14 +62,17 @@ def channel_candidate(layer: Layer, name: str, bits: int, form: str) -> Candidat
         return None
     if form == DEQUANTIZE and not _takes_dequantize_linear(layer):
         return None
-    weight = tensor.numpy()
+    channels = Channels.of(layer, shape, axes, stats)
+    method = method or (CLIP if channels.gram is None else GPTQ)
+    if method == GPTQ and channels.gram is None:
+        return None
     try:
-        grid = quantize_symmetric(weight, axes, bits, _scale_type(layer))
+        error = channels.error(tensor.numpy(), bits, method)
     except ValueError:  # NaN or infinity
         return None
     return Candidate(
-        (Stage(name, {"bits": bits, "form": form}),),
-        error=relative_error(weight, grid),
+        (Stage(name, {"bits": bits, "form": form, "method": method}),),
+        error=error,
         bytes=size,
         flops=2 * tensor.size,
         folds=form == CAST_MUL,
@@ -74,34 +80,35 @@ def channel_candidate(layer: Layer, name: str, bits: int, form: str) -> Candidat
     )
 
 
-def round_channels(layer: Layer, factors: Factors, bits: int, least: int) -> Factors:
-    """Each factor rounded to its grid; of several, each per channel of its outputs.
+def emit_channels(
+    layer: Layer,
+    bits: int,
+    form: str,
+    tape: ir.tape.Tape,
+    *,
+    method: str = NEAREST,
+    stats: LayerStatistics | None = None,
+) -> ir.Value | Skip:
+    """Emit the stored integers, the scales and what turns them back into the weight.
 
     Args:
-        layer: what the factors stand for.
-        factors: of one weight.
+        layer: any kind.
         bits: 2 to 8.
-        least: entries below which a kernel of a chain is left alone.
+        form: "cast-mul" or "dequantize-linear".
+        tape: what is emitted goes there.
+        method: how the weight is rounded.
+        stats: of the layer.
+
+    Raises:
+        InputError: the method needs statistics that there are not.
     """
-    if len(factors) == 1:
-        return (round_along(layer, factors[0], channel_axes(layer), bits),)
-    if layer.kind == "conv":
-        axes = output_axes(Convolution.of(layer), factors)
-        # depthwise kernels and small ones are left alone
-        return tuple(
-            f if axis is None or f.size < least else round_along(layer, f, (axis,), bits)
-            for f, axis in zip(factors, axes, strict=True)
-        )
-    return tuple(round_along(layer, f, _factor_axes(f), bits) for f in factors)
-
-
-def emit_channels(layer: Layer, bits: int, form: str, tape: ir.tape.Tape) -> ir.Value | Skip:
-    """Emit the stored integers, the scales and what turns them back into the weight."""
     root, axes = layer.weights[0], channel_axes(layer)
     tensor = tensor_of(root)
     weight = tensor.numpy()
+    channels = Channels.of(layer, weight.shape, axes, stats)
+    own = channels.settled(method, factor=is_factor(layer.node))
     try:
-        grid = quantize_symmetric(weight, axes, bits, _scale_type(layer))
+        grid = channels.rounded(weight, bits, own)
     except ValueError:
         return Skip("the weight has NaN or infinity")
     scales = grid.scales.astype(weight.dtype)
@@ -130,23 +137,3 @@ def _takes_dequantize_linear(layer: Layer) -> bool:
         and tensor.dtype == ir.DataType.FLOAT
         and opset_of(layer) >= _FIRST_PER_AXIS
     )
-
-
-def _factor_axes(factor: Array) -> Sequence[int]:
-    return (*range(factor.ndim - 2), factor.ndim - 1)
-
-
-def round_along(
-    layer: Layer, weight: Array, axes: Sequence[int], bits: int
-) -> npt.NDArray[np.floating]:
-    """A part of a layer rounded with one scale for each index of `axes`.
-
-    In float64, or in float32 where it is given so.
-    """
-    grid = quantize_symmetric(weight, axes, bits, _scale_type(layer))
-    return dequantize(grid, np.float32 if weight.dtype == np.float32 else np.float64)
-
-
-def _scale_type(layer: Layer) -> type[np.floating]:
-    half = tensor_of(layer.weights[0]).dtype == ir.DataType.FLOAT16
-    return np.float16 if half else np.float32

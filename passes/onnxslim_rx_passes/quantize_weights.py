@@ -1,8 +1,8 @@
 """Store weights in fewer bits, wherever they are read; compute in floating point as before.
 
-Per channel: INT8 with one scale for each output channel, see `_channel_weights`. In blocks: 2, 4 or
-8 bits with one scale for each few neighbours, see `_block_options`, `_block_rounding` and
-`_block_nodes`.
+Per channel: INT8 with one scale for each output channel, see `_channel_weights` and
+`_channel_rounding`. In blocks: 2, 4 or 8 bits with one scale for each few neighbours, see
+`_block_options`, `_block_rounding` and `_block_nodes`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ from onnxslim_rx_passes._block_nodes import emit_blocks
 from onnxslim_rx_passes._block_options import FORMS, METHODS, SCALES, BlockOptions, Wanted
 from onnxslim_rx_passes._block_statistics import known_of, settled
 from onnxslim_rx_passes._block_weights import BlockWeight
+from onnxslim_rx_passes._channel_factors import round_factors
+from onnxslim_rx_passes._channel_rounding import GPTQ, method_of
+from onnxslim_rx_passes._channel_rounding import METHODS as CHANNEL_METHODS
 from onnxslim_rx_passes._channel_weights import (
     CAST_MUL,
     DEQUANTIZE,
     channel_candidate,
     emit_channels,
-    round_channels,
 )
 from onnxslim_rx_passes._linear import is_factor, tensor_of
 from onnxslim_rx_passes._stored_layers import stored_layers
@@ -69,10 +71,11 @@ class QuantizeWeights(CompressionPass):
             same int8 file); 2, 4 or 8 in blocks.
         group: 16, 32, 64, 128 or 256 neighbours share a scale; 0: one scale per channel only.
         symmetric: whether blocks do without zero points.
-        method: how blocks are rounded: "nearest", "clip" (least squared error over clipping
-            ranges), "hqq" (least error of a heavy-tailed norm), "gptq" (least error of the output),
-            "awq" (scaled inputs), or "auto": "gptq" where statistics allow, else "clip"; "clip" for
-            tables.
+        method: how weights are rounded: "nearest", "clip" (least squared error over clipping
+            ranges), "gptq" (least error of the output), of blocks also "hqq" (least error of a
+            heavy-tailed norm) and "awq" (scaled inputs), or "auto": "gptq" where statistics allow,
+            else "clip"; "clip" for tables. Any but "auto" offers blocks alone, unless `group` is 0
+            or `form` "cast-mul".
         rank: components of the low-rank correction, 0 for none.
         form: "cast-mul" (per channel), "nbits" (blocks) or "dequantize-linear".
         scales: "float16" or "float32": the type that scales of blocks are stored in.
@@ -129,7 +132,8 @@ class QuantizeWeights(CompressionPass):
     ) -> Iterable[Candidate]:
         """Forms that the options allow, that suit the layer, and that are smaller than it was."""
         for bits, form in self._channel_forms(target):
-            found = channel_candidate(layer, self.name, bits, form)
+            method = None if self.method == "auto" else self.method
+            found = channel_candidate(layer, stats, self.name, bits=bits, form=form, method=method)
             if found is not None:
                 yield found
         weight = BlockWeight.of(layer)
@@ -149,7 +153,10 @@ class QuantizeWeights(CompressionPass):
         """Each factor rounded to its grid; of several, each as a layer of its own."""
         options = BlockOptions.of(stage)
         if options is None:
-            return round_channels(layer, factors, int(stage.options["bits"]), self.min_elements)
+            bits, method = int(stage.options["bits"]), method_of(stage)
+            return round_factors(
+                layer, factors, bits, self.min_elements, method=method, stats=stats
+            )
         weight = BlockWeight.of(layer)
         if isinstance(weight, str):
             raise InputError(f"{layer.name}: {weight}")
@@ -158,7 +165,7 @@ class QuantizeWeights(CompressionPass):
     def follows_data(self, stage: Stage) -> bool:
         """Whether weights are rounded under the second moments of what enters."""
         options = BlockOptions.of(stage)
-        return options is not None and options.uses_statistics
+        return method_of(stage) == GPTQ if options is None else options.uses_statistics
 
     def apply(
         self, layer: Layer, stage: Stage, stats: LayerStatistics | None, tape: ir.tape.Tape
@@ -167,7 +174,7 @@ class QuantizeWeights(CompressionPass):
         options = BlockOptions.of(stage)
         if options is None:
             bits, form = int(stage.options["bits"]), str(stage.options["form"])
-            return emit_channels(layer, bits, form, tape)
+            return emit_channels(layer, bits, form, tape, method=method_of(stage), stats=stats)
         weight, factor = BlockWeight.of(layer), is_factor(layer.node)
         why = weight if isinstance(weight, str) else weight.why_not(options)
         if isinstance(weight, str) or why is not None:
@@ -185,12 +192,16 @@ class QuantizeWeights(CompressionPass):
     def _channel_forms(self, target: Target) -> Iterator[tuple[int, str]]:
         """Bits and forms of what is offered per channel."""
         for_blocks = (self.group, self.rank, self.scales)
-        if any(for_blocks) or self.symmetric is False or self.method != "auto":
+        if any(for_blocks) or self.symmetric is False:
+            return
+        # one that blocks know, too, is theirs unless channels are asked for
+        asked = self.group == 0 or self.form == CAST_MUL
+        if self.method != "auto" and not (asked and self.method in CHANNEL_METHODS):
             return
         if self.form == CAST_MUL or (self.form is None and self.bits in (None, _BYTE)):
             yield self.bits or _BYTE, CAST_MUL
-        asked = self.form == DEQUANTIZE or (self.form is None and target.allows("ort"))
-        if asked and self.bits in (None, _BYTE):
+        fused = self.form == DEQUANTIZE or (self.form is None and target.allows("ort"))
+        if fused and self.bits in (None, _BYTE):
             yield _BYTE, DEQUANTIZE
 
     @property

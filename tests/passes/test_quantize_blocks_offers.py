@@ -45,8 +45,10 @@ def found_options(candidates):
 def test_int8_comes_first_then_blocks_from_the_mildest_on(rng):
     candidates = offers(modelled(MATMUL, weight(rng)))
     first, second = candidates[:2]
-    assert dict(first.stages[0].options) == {"bits": 8, "form": "cast-mul"}
-    assert dict(second.stages[0].options) == {"bits": 8, "form": "dequantize-linear"}
+    options = [dict(candidate.stages[0].options) for candidate in (first, second)]
+    assert options == [
+        {"bits": 8, "form": form, "method": "clip"} for form in ("cast-mul", "dequantize-linear")
+    ]
     assert (first.folds, second.folds) == (True, False)
     blocks = candidates[2:]
     assert [(o.bits, o.group) for o in found_options(blocks)] == [
@@ -63,7 +65,7 @@ def test_int8_comes_first_then_blocks_from_the_mildest_on(rng):
 def test_one_way_in_blocks_follows_what_others_make_of_a_layer(rng):
     candidates = offers(modelled(MATMUL, weight(rng)), stats=statistics(rng))
     chained = [candidate.stages[0] for candidate in candidates if candidate.follows]
-    assert dict(chained[0].options) == {"bits": 8, "form": "cast-mul"}
+    assert dict(chained[0].options) == {"bits": 8, "form": "cast-mul", "method": "gptq"}
     ((bits, group, rank),) = [(o.bits, o.group, o.rank) for o in map(BlockOptions.of, chained) if o]
     assert (bits, group, rank) == (4, 32, 0)
 
