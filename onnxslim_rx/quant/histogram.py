@@ -80,6 +80,8 @@ class Tally:
         """
         if not values.size:
             return
+        if values.dtype.itemsize == 2 and values.dtype.kind not in "iu":
+            values = values.astype(np.float32)  # in half precision, extremes take 30 times as long
         low, high = float(values.min()), float(values.max())
         largest = max(-low, high)
         if not math.isfinite(low) or not largest < 2.0**_MOST_EXPONENT:

@@ -133,7 +133,7 @@ def test_sequences_of_steps_that_raise(model_of: Any) -> None:
         lambda: load_data(Stateful([[step], steps()]), runner.inputs, runner),
     )
     assert isinstance(found.__cause__, ZeroDivisionError)
-    found = one_line(
+    one_line(
         "raised OSError at sequence 2: the disk is gone",
         lambda: load_data(Stateful(sequences()), runner.inputs, runner),
     )

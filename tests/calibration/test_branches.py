@@ -95,7 +95,8 @@ def test_a_branch_that_no_sample_takes_has_no_rows(branches, collect):
     assert found["p"].rows == 6
 
 
-def test_what_cannot_be_seen_from_outside_says_why(rng, collect, model_of, noise):
+@pytest.mark.parametrize("ranges", [False, True])
+def test_what_cannot_be_seen_from_outside_says_why(rng, collect, model_of, noise, ranges):
     model = model_of(
         "float[N,6,6] x, bool c => float[N,6,5] y",
         """
@@ -132,9 +133,11 @@ def test_what_cannot_be_seen_from_outside_says_why(rng, collect, model_of, noise
         Layer("q", "Conv", "conv", inner(model, "q"), 1, 0),
     ]
     data = [{"x": noise(rng, 2, 6, 6), "c": np.array(True)}]
-    statistics = collect(model, layers, data)
+    statistics = collect(model, layers, data, ranges=ranges)
     assert list(statistics) == ["y", "q"]
     assert statistics["q"].rows == 0
+    assert (statistics["y"].leaving is not None) == ranges
+    assert statistics["q"].entering is statistics["q"].leaving is None
     assert statistics.reasons == {
         "t": "it lies in the body of a Loop",
         "u": "it lies in a branch of an If whose condition is computed in another branch",
