@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from onnxslim_rx.passbase import Array, Factors, Layer, LayerStatistics
 from onnxslim_rx_passes._block_statistics import Known
-from onnxslim_rx_passes._channel_axes import channel_axes
 from onnxslim_rx_passes._channel_rounding import NEAREST, Channels
+from onnxslim_rx_passes._complex_parts import scale_layout
 from onnxslim_rx_passes._conv_chains import output_axes
 from onnxslim_rx_passes._conv_geometry import Convolution
 from onnxslim_rx_passes._tables import table_statistics
@@ -41,10 +41,11 @@ def round_factors(
         InputError: the method needs statistics that there are not.
     """
     if len(factors) == 1:
-        weight, axes = factors[0], channel_axes(layer)
-        channels = Channels.of(layer, weight.shape, axes, stats)
-        own = channels.settled(method, factor=False)
-        return (channels.restored(weight, bits, own),)
+        (weight,) = factors
+        shape, axes = scale_layout(layer, weight)
+        channels = Channels.of(layer, shape, axes, stats)
+        own = channels.settled(method, factor=shape != weight.shape)
+        return (channels.restored(weight.reshape(shape), bits, own).reshape(weight.shape),)
     if layer.kind == "conv":
         return _kernels(layer, factors, bits, least, method, stats)
     known = _entering(layer, factors, stats)

@@ -12,12 +12,14 @@ Source: Jacob et al., CVPR 2018 (symmetric, per channel).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxslim_rx.passbase import Candidate, Layer, LayerStatistics, Skip, Stage
-from onnxslim_rx_passes._channel_axes import channel_axes
 from onnxslim_rx_passes._channel_rounding import CLIP, GPTQ, NEAREST, Channels
+from onnxslim_rx_passes._complex_parts import scale_layout
 from onnxslim_rx_passes._linear import is_factor, tensor_of
 
 __all__ = [
@@ -54,20 +56,21 @@ def channel_candidate(
         form: "cast-mul" or "dequantize-linear".
         method: how it is rounded; None: the best that the statistics allow.
     """
-    tensor, axes = tensor_of(layer.weights[0]), channel_axes(layer)
-    shape = tensor.shape.numpy()
+    tensor = tensor_of(layer.weights[0])
+    weight = tensor.numpy()
+    shape, axes = scale_layout(layer, weight)
     scales = math.prod(shape[axis] for axis in axes)
     size = int(tensor.size + scales * tensor.dtype.itemsize)
     if size + _OVERHEAD_BYTES >= tensor.nbytes:
         return None
-    if form == DEQUANTIZE and not _takes_dequantize_linear(layer):
+    if form == DEQUANTIZE and not _takes_dequantize_linear(layer, shape):
         return None
     channels = Channels.of(layer, shape, axes, stats)
     method = method or (CLIP if channels.gram is None else GPTQ)
     if method == GPTQ and channels.gram is None:
         return None
     try:
-        error = channels.error(tensor.numpy(), bits, method)
+        error = channels.error(weight.reshape(shape), bits, method)
     except ValueError:  # NaN or infinity
         return None
     return Candidate(
@@ -102,24 +105,30 @@ def emit_channels(
     Raises:
         InputError: the method needs statistics that there are not.
     """
-    root, axes = layer.weights[0], channel_axes(layer)
+    root = layer.weights[0]
     tensor = tensor_of(root)
     weight = tensor.numpy()
-    channels = Channels.of(layer, weight.shape, axes, stats)
-    own = channels.settled(method, factor=is_factor(layer.node))
+    shape, axes = scale_layout(layer, weight)
+    parted = shape != weight.shape
+    channels = Channels.of(layer, shape, axes, stats)
+    own = channels.settled(method, factor=parted or is_factor(layer.node))
     try:
-        grid = channels.rounded(weight, bits, own)
+        grid = channels.rounded(weight.reshape(shape), bits, own)
     except ValueError:
         return Skip("the weight has NaN or infinity")
     scales = grid.scales.astype(weight.dtype)
     stored = tape.initializer(ir.tensor(grid.values, name=f"{root.name}.int8"))
     if form == DEQUANTIZE:
-        if not _takes_dequantize_linear(layer):
+        if not _takes_dequantize_linear(layer, shape):
             return Skip("DequantizeLinear needs opset 13 and a MatMul with a constant matrix")
         scale = tape.initializer(ir.tensor(scales.reshape(-1), name=f"{root.name}.scale"))
         return tape.op("DequantizeLinear", [stored, scale], {"axis": axes[0]})
     scale = tape.initializer(ir.tensor(scales, name=f"{root.name}.scale"))
-    return tape.op("Mul", [tape.op("Cast", [stored], {"to": tensor.dtype}), scale])
+    made = tape.op("Mul", [tape.op("Cast", [stored], {"to": tensor.dtype}), scale])
+    if not parted:
+        return made
+    own_shape = ir.tensor(np.asarray(weight.shape, np.int64), name=f"{root.name}.shape")
+    return tape.op("Reshape", [made, tape.initializer(own_shape)])
 
 
 def opset_of(layer: Layer) -> int:
@@ -128,12 +137,13 @@ def opset_of(layer: Layer) -> int:
     return layer.node.version or (graph.opset_imports.get("", 1) if graph is not None else 1)
 
 
-def _takes_dequantize_linear(layer: Layer) -> bool:
+def _takes_dequantize_linear(layer: Layer, shape: Sequence[int]) -> bool:
+    """Whether it can stand in front of the layer, whose scales are found in a weight of `shape`."""
     tensor = tensor_of(layer.weights[0])
     return (
         layer.op == "MatMul"
         and layer.weight_index == 1
-        and len(tensor.shape) == 2
+        and len(tensor.shape) == len(shape) == 2
         and tensor.dtype == ir.DataType.FLOAT
         and opset_of(layer) >= _FIRST_PER_AXIS
     )

@@ -1,0 +1,139 @@
+"""Compute on integers of 8 bits, with ranges of activations that calibration found.
+
+Written down as QuantizeLinear and DequantizeLinear around tensors (QDQ), which runtimes fuse to
+kernels on integers when they load the model: ONNX Runtime to QLinearConv, QLinearMatMul, QGemm,
+QLinearAdd and so on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+
+from onnxslim_rx.errors import InputError
+from onnxslim_rx.passbase import (
+    Candidate,
+    CompressionPass,
+    Factors,
+    Layer,
+    LayerStatistics,
+    Skip,
+    Skipped,
+    Stage,
+)
+from onnxslim_rx.quant import dequantize, quantize_symmetric
+from onnxslim_rx.targets import Target
+from onnxslim_rx_passes._channel_axes import channel_axes
+from onnxslim_rx_passes._qdq_grids import ACTIVATIONS, METHODS
+from onnxslim_rx_passes._qdq_layers import static_layers
+from onnxslim_rx_passes._qdq_nodes import emit_layer, emit_pair, emit_rest
+from onnxslim_rx_passes._qdq_pairs import lay_out
+from onnxslim_rx_passes._qdq_units import Unit
+
+__all__ = ["QuantizeStatic"]
+
+_OFFERED = ("mse", "minmax")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizeStatic(CompressionPass):
+    """Round what enters and leaves Conv, Gemm and MatMul to integers with fixed ranges.
+
+    Weights: INT8, symmetric, one scale for each output channel, rounded by least squares of the
+    outputs where the inputs are known. Biases: INT32, less what rounding the weight adds to the
+    mean of each output (Nagel et al., ICCV 2019). Activations: one scale and zero point a tensor.
+    Conv with any groups, and the Relu or Clip behind it; Gemm and MatMul with a constant matrix on
+    the right; float32, opset 13 or newer.
+
+    When all layers are done, operators between them get pairs as well, where ONNX Runtime then
+    computes on integers from layer to layer: see `_qdq_spread`.
+
+    Args:
+        activations: "u8", "s8" or "u16". x86 processors are made for "u8". With "u16" (opset 21)
+            ONNX Runtime has no kernels on CPUs, and computes in floating point.
+        method: how ranges are found, see `quant.find_range`; None: "mse" and "minmax" are offered.
+        bits: of weights, 7 or 8. x86 processors without VNNI add two products in 16 bits, which
+            overflow where weights have 8 bits: take 7 for those.
+        min_elements: weights with fewer entries are left alone.
+
+    Raises:
+        InputError: an option outside its range.
+
+    Source: Jacob et al., CVPR 2018.
+    """
+
+    name: ClassVar[str] = "quantize-static"
+    replaces: ClassVar[Literal["output", "weight"]] = "weight"
+    reads_ranges: ClassVar[bool] = True
+    activations: str = "u8"
+    method: str | None = None
+    bits: int = 8
+    min_elements: int = 1
+
+    def __post_init__(self) -> None:
+        words = {"activations": tuple(ACTIVATIONS), "method": (None, *METHODS), "bits": (7, 8)}
+        for option, allowed in words.items():
+            if getattr(self, option) not in allowed:
+                text = f"{self.name} has {option} = {getattr(self, option)!r}"
+                raise InputError(text, expected=", ".join(str(one) for one in allowed if one))
+        if self.min_elements < 1:
+            raise InputError(
+                f"{self.name} has min_elements = {self.min_elements}", expected="at least 1"
+            )
+
+    def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
+        """Conv, Gemm and MatMul of the main graph whose weights nobody else reads."""
+        return static_layers(model, self.min_elements, ACTIVATIONS[self.activations])
+
+    def candidates(
+        self, layer: Layer, stats: LayerStatistics | None, target: Target
+    ) -> Iterable[Candidate]:
+        """One for each way to find ranges, the most accurate first; none without histograms."""
+        found = []
+        for method in _OFFERED if self.method is None else (self.method,):
+            stage = Stage(
+                self.name, {"activations": self.activations, "method": method, "bits": self.bits}
+            )
+            unit = Unit.of(layer, stage, stats)
+            if isinstance(unit, Unit):
+                flops = 2 * unit.rows.size
+                found.append(Candidate((stage,), unit.error(), unit.bytes, flops, follows=False))
+        return sorted(found, key=lambda one: one.error)
+
+    def applied(self, stage: Stage) -> bool:
+        """Yes: activations are rounded."""
+        return True
+
+    def transform(
+        self, layer: Layer, stage: Stage, factors: Factors, stats: LayerStatistics | None
+    ) -> Factors:
+        """The weight, rounded to nearest; nothing of activations is seen here."""
+        (stored,) = factors
+        grid = quantize_symmetric(stored, channel_axes(layer), int(stage.options["bits"]))
+        return (dequantize(grid).astype(stored.dtype, copy=False),)
+
+    def apply(
+        self, layer: Layer, stage: Stage, stats: LayerStatistics | None, tape: ir.tape.Tape
+    ) -> Mapping[ir.Value, ir.Value] | Skip:
+        """Emit the layer between pairs.
+
+        What leaves a Gemm or MatMul stays in floating point: where a quantized layer reads it,
+        runtimes find the pair there and compute integers at once.
+        """
+        unit = Unit.of(layer, stage, stats)
+        if isinstance(unit, Skip):
+            return unit
+        result = emit_layer(layer, unit.entering, unit.weight, unit.corrected_bias(), tape)
+        result = emit_rest(layer, result, tape, bias_done=unit.bias is not None)
+        old = layer.nodes[-1].outputs[0]
+        if unit.leaving is not None:
+            result.type, result.shape = old.type, old.shape
+            result = emit_pair(result, unit.leaving, str(old.name), tape)
+        return {old: result}
+
+    def finish(self, model: ir.Model) -> None:
+        """Lay out the pairs of all layers anew, so that integers go from layer to layer."""
+        lay_out(model, self.name)
