@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxslim_rx.passbase import Array, Layer
 from onnxslim_rx_passes._block_options import DEQUANTIZE, NBITS, BlockOptions
 from onnxslim_rx_passes._channel_weights import opset_of
+from onnxslim_rx_passes._complex_parts import scale_layout
 from onnxslim_rx_passes._linear import tensor_of
 from onnxslim_rx_passes._tables import Read, reads_of
 
@@ -48,6 +49,10 @@ class BlockWeight:
             return f"has rank {len(tensor.shape)}; blocks hold matrices"
         if tensor.dtype not in _TYPES:
             return f"is of type {tensor.dtype.name}; blocks stand for float32 and float16"
+        if scale_layout(layer, tensor.numpy()).in_turns:
+            return (
+                "real and imaginary parts of different size lie in turns; they would share scales"
+            )
         # where a table has wrappers around it, they are nodes of the layer
         nodes = layer.region or tuple(dict.fromkeys(use.node for use in root.uses()))
         reads = tuple(reads_of(nodes, root))

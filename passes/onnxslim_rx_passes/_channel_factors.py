@@ -42,7 +42,7 @@ def round_factors(
     """
     if len(factors) == 1:
         (weight,) = factors
-        shape, axes = scale_layout(layer, weight)
+        shape, axes, _ = scale_layout(layer, weight)
         channels = Channels.of(layer, shape, axes, stats)
         own = channels.settled(method, factor=shape != weight.shape)
         return (channels.restored(weight.reshape(shape), bits, own).reshape(weight.shape),)

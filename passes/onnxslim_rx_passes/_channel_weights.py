@@ -58,7 +58,7 @@ def channel_candidate(
     """
     tensor = tensor_of(layer.weights[0])
     weight = tensor.numpy()
-    shape, axes = scale_layout(layer, weight)
+    shape, axes, _ = scale_layout(layer, weight)
     scales = math.prod(shape[axis] for axis in axes)
     size = int(tensor.size + scales * tensor.dtype.itemsize)
     if size + _OVERHEAD_BYTES >= tensor.nbytes:
@@ -108,7 +108,7 @@ def emit_channels(
     root = layer.weights[0]
     tensor = tensor_of(root)
     weight = tensor.numpy()
-    shape, axes = scale_layout(layer, weight)
+    shape, axes, _ = scale_layout(layer, weight)
     parted = shape != weight.shape
     channels = Channels.of(layer, shape, axes, stats)
     own = channels.settled(method, factor=parted or is_factor(layer.node))

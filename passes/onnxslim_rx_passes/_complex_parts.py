@@ -7,6 +7,7 @@ the matrix that they meet, and one scale for both loses the smaller one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from onnxslim_rx_passes._channel_axes import channel_axes
 __all__ = ["Layout", "scale_layout"]
 
 _APART = 4.0  # from this ratio of their peaks on one part has lost two bits to the other
+_PROBED = 64  # of the channels along an axis, so many tell of all
 _LEAST = 4  # entries of a part, so that the ratio of two peaks says something
 
 
@@ -27,10 +29,13 @@ class Layout(NamedTuple):
     Args:
         shape: of the weight; where parts lie along an axis, it is two, one of them of size 2.
         axes: each index into these axes of `shape` gets a scale of its own.
+        in_turns: whether real and imaginary parts are neighbours, so that scales for a few
+            neighbours lose one of them.
     """
 
     shape: tuple[int, ...]
     axes: tuple[int, ...]
+    in_turns: bool = False
 
 
 def scale_layout(layer: Layer, weight: Array) -> Layout:
@@ -40,25 +45,27 @@ def scale_layout(layer: Layer, weight: Array) -> Layout:
         layer: says which axes index channels, and which one is summed over.
         weight: its constant, or what takes the place of it, finite.
     """
-    shape, axes = weight.shape, channel_axes(layer)
-    plain = Layout(shape, axes)
-    summed = _summed(layer, len(shape), axes)
-    if summed is None or shape[summed] % 2 or shape[summed] // 2 < _LEAST or not weight.size:
+    plain = Layout(weight.shape, channel_axes(layer))
+    summed = _summed(layer, weight.ndim, plain.axes)
+    if summed is None or not weight.size:
         return plain
-    half = shape[summed] // 2
-    ways = []
-    for pair, place in (((half, 2), 1), ((2, half), 0)):
-        split = (*shape[:summed], *pair, *shape[summed + 1 :])
-        moved = tuple(axis if axis < summed else axis + 1 for axis in axes)
-        part = summed + place
-        ways.append(
-            (
-                _ratio(weight.reshape(split), moved, part),
-                Layout(split, tuple(sorted((*moved, part)))),
-            )
-        )
-    ratio, layout = max(ways, key=lambda way: way[0])
-    return layout if ratio >= _APART else plain
+    half, odd = divmod(weight.shape[summed], 2)
+    if odd or half < _LEAST:
+        return plain
+    peaks = _peaks(weight, plain.axes, summed)
+    turns = _ratio(peaks.reshape(-1, half, 2).max(axis=1))
+    halves = _ratio(peaks.reshape(-1, 2, half).max(axis=2))
+    if max(turns, halves) < _APART:
+        return plain
+    return _split(plain, summed, (half, 2) if turns > halves else (2, half))
+
+
+def _split(plain: Layout, summed: int, sizes: tuple[int, int]) -> Layout:
+    """With the axis `summed` as two, the one of size 2 among those that have scales."""
+    in_turns = sizes[1] == 2
+    shape = (*plain.shape[:summed], *sizes, *plain.shape[summed + 1 :])
+    axes = (summed + in_turns, *(axis + (axis > summed) for axis in plain.axes))
+    return Layout(shape, tuple(sorted(axes)), in_turns)
 
 
 def _summed(layer: Layer, rank: int, axes: Sequence[int]) -> int | None:
@@ -71,11 +78,19 @@ def _summed(layer: Layer, rank: int, axes: Sequence[int]) -> int | None:
     return others[0] if len(others) == 1 and layer.kind != "parts" else None
 
 
-def _ratio(view: Array, channels: Sequence[int], part: int) -> float:
-    """How many times the peak of one part is that of the other, in the median of all channels."""
-    others = tuple(axis for axis in range(view.ndim) if axis not in (*channels, part))
-    # without a copy of the weight
-    peaks = np.maximum(view.max(axis=others, keepdims=True), -view.min(axis=others, keepdims=True))
-    low, high = (one(peaks, axis=part).astype(np.float64) for one in (np.min, np.max))
+def _peaks(weight: Array, channels: Sequence[int], summed: int) -> Array:
+    """(channels, entries along the axis `summed`): absolute values, of some channels."""
+    for axis in channels:
+        step = -(-weight.shape[axis] // _PROBED)
+        weight = weight[(slice(None),) * axis + (slice(None, None, step),)]
+    front = (*channels, summed)
+    moved = np.abs(np.moveaxis(weight, front, range(len(front))))
+    taps = math.prod(moved.shape[len(front) :])
+    return np.asarray(moved.reshape(-1, weight.shape[summed], taps).max(axis=2))
+
+
+def _ratio(peaks: Array) -> float:
+    """How many times the peak of one part is that of the other, in the median of (channels, 2)."""
+    low, high = (one(peaks, axis=1).astype(np.float64) for one in (np.min, np.max))
     seen = low > 0  # zeros lose nothing
     return float(np.median(high[seen] / low[seen])) if seen.any() else 0.0

@@ -126,20 +126,20 @@ TABLE = "g (int64[7] x) => (float[7, 32] y) { y = Gather(w, x) }"
 STATE = """g (float[5, 1, 32] x) => (float[5, 1, 1, 8] y) { y = GRU<hidden_size = 8>(x, w, r) }"""
 LAYOUTS: dict[str, tuple[str, tuple[int, ...], int, Layout, Layout]] = {
     "MatMul": (
-        LINEAR, (32, 24), 0, Layout((16, 2, 24), (1, 2)), Layout((2, 16, 24), (0, 2)),
+        LINEAR, (32, 24), 0, Layout((16, 2, 24), (1, 2), True), Layout((2, 16, 24), (0, 2)),
     ),
     "Conv": (
         CONV, (8, 32, 3, 3), 1,
-        Layout((8, 16, 2, 3, 3), (0, 2)), Layout((8, 2, 16, 3, 3), (0, 1)),
+        Layout((8, 16, 2, 3, 3), (0, 2), True), Layout((8, 2, 16, 3, 3), (0, 1)),
     ),
     "ConvTranspose": (
         BACK, (32, 8, 3, 3), 0,
-        Layout((16, 2, 8, 3, 3), (1, 2)), Layout((2, 16, 8, 3, 3), (0, 2)),
+        Layout((16, 2, 8, 3, 3), (1, 2), True), Layout((2, 16, 8, 3, 3), (0, 2)),
     ),
-    "Gather": (TABLE, (24, 32), 1, Layout((24, 16, 2), (0, 2)), Layout((24, 2, 16), (0, 1))),
+    "Gather": (TABLE, (24, 32), 1, Layout((24, 16, 2), (0, 2), True), Layout((24, 2, 16), (0, 1))),
     "GRU": (
         STATE, (1, 24, 32), 2,
-        Layout((1, 24, 16, 2), (0, 1, 3)), Layout((1, 24, 2, 16), (0, 1, 2)),
+        Layout((1, 24, 16, 2), (0, 1, 3), True), Layout((1, 24, 2, 16), (0, 1, 2)),
     ),
 }  # fmt: skip
 
