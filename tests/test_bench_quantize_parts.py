@@ -132,7 +132,7 @@ def test_steps_are_chained_and_kept(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = {"a b": Peer(lambda m, *_: m), "c": Peer(lambda m, *_: m, "a b")}
-    monkeypatch.setattr(files, "PEERS", table)
+    monkeypatch.setattr(peers, "PEERS", table)
     asked: list[Sequence[str]] = []
 
     def spend(command: Sequence[str], log: Path) -> tuple[int, float, str]:
@@ -156,7 +156,7 @@ def test_a_step_that_fails_ends_the_chain(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = {"e": Peer(lambda m, *_: m), "f": Peer(lambda m, *_: m, "e")}
-    monkeypatch.setattr(files, "PEERS", table)
+    monkeypatch.setattr(peers, "PEERS", table)
     monkeypatch.setattr(files, "spend", lambda command, log: (1, 2.0, "ImportError: torch"))
     made = peer_file("f", sys.executable, model, tmp_path, tmp_path)
     assert (made.seconds, made.error) == (2.0, "ImportError: torch")

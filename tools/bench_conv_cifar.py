@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnxslim_rx.vocabulary import Allocation
@@ -17,7 +16,7 @@ from tools import bench_measure
 from tools.bench_conv_macs import macs
 from tools.bench_conv_peers import uniform
 from tools.bench_conv_plain import METHODS as PEERS
-from tools.bench_data import Task, cifar
+from tools.bench_data import cifar, prepared
 from tools.bench_run import Done, Job, run
 
 __all__ = ["MIX", "PASS", "Asked", "Row", "cifar_data", "measured", "own_rows", "peer_rows"]
@@ -83,11 +82,7 @@ class Row:
 
 def cifar_data(folder: Path, name: str) -> Path:
     """Make the samples for a model whose input has this name, once."""
-    if not (folder / "task.json").is_file():
-        task = Task(folder)
-        cifar(name, *IMAGES)(task, np.random.default_rng(0))
-        task.close()
-    return folder
+    return prepared(folder, cifar(name, *IMAGES))
 
 
 def own_rows(

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from models import make_vgg16
 from tools import bench_measure
 from tools.bench_conv_macs import macs
-from tools.bench_data import ASSETS, PREPARE, Task, imagenet
+from tools.bench_data import ASSETS, PREPARE, imagenet, prepared
 from tools.bench_run import Done, Job, run
 
 __all__ = ["KEPT", "WAYS", "ModelRow", "kept_row", "unexplained", "vgg_row"]
@@ -58,11 +56,8 @@ class ModelRow:
 
 def kept_row(name: str, way: str, work: Path, threads: int, seconds: float) -> ModelRow:
     """Optimise a model of the assets under the default budget, and measure."""
-    data, original = work / f"data_{name}", ASSETS / "models" / f"{name}.onnx"
-    if not (data / "task.json").is_file():
-        task = Task(data)
-        PREPARE[name](task, np.random.default_rng(0))
-        task.close()
+    original = ASSETS / "models" / f"{name}.onnx"
+    data = prepared(work / f"data_{name}", PREPARE[name])
     output = work / f"{name}_{way.replace(' ', '_')}.onnx"
     job = Job(
         str(original), str(output), data=str(data / "calibrate"), skip=WAYS[way],
@@ -80,13 +75,10 @@ def kept_row(name: str, way: str, work: Path, threads: int, seconds: float) -> M
 def vgg_row(work: Path) -> ModelRow:
     """Optimise a network of VGG-16's shape under the default budget; its weights are random."""
     folder = work / "vgg16"
-    original, data, output = folder / "vgg16.onnx", folder / "data", folder / "result.onnx"
+    original, output = folder / "vgg16.onnx", folder / "result.onnx"
     if not original.is_file():
         make_vgg16.write(original, *make_vgg16.layout())
-    if not (data / "task.json").is_file():
-        task = Task(data)
-        imagenet("image", *VGG_IMAGES)(task, np.random.default_rng(0))
-        task.close()
+    data = prepared(folder / "data", imagenet("image", *VGG_IMAGES))
     # no cache: everything that a first run costs is to be in its time
     done = run(Job(str(original), str(output), data=str(data / "calibrate")))
     row = _ran(ModelRow("vgg16", "all"), done, original, output)

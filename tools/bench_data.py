@@ -56,6 +56,15 @@ class Task:
         (self.folder / "task.json").write_text(text, encoding="utf-8")
 
 
+def prepared(folder: Path, make: Callable[[Task, np.random.Generator], None]) -> Path:
+    """The folder, which `make` fills once."""
+    if not (folder / "task.json").is_file():
+        task = Task(folder)
+        make(task, np.random.default_rng(0))
+        task.close()
+    return folder
+
+
 def minilm(task: Task, rng: np.random.Generator, calibrate: int = 256) -> None:
     """256 sentences to calibrate, 400 others to score, each of its own length."""
     lines = (ASSETS / "data" / "sst2_train.tsv").read_text(encoding="utf-8").splitlines()[1:]
@@ -109,15 +118,17 @@ def cifar(
 def imagenet(
     name: str, calibrate: int = 128, score: int = 200
 ) -> Callable[[Task, np.random.Generator], None]:
-    """128 images to calibrate, 200 others with labels to score."""
+    """128 images to calibrate, 200 others to score, with labels."""
 
     def prepare(task: Task, rng: np.random.Generator) -> None:
         images = _members("imagenet_half.zip", rng, calibrate + score)
         for number, (_, data) in enumerate(images):
             pixels = _normal(_crop(_rgb(data, short=256), 224), IMAGENET_MEAN, IMAGENET_STD)
             task.add("calibrate" if number < calibrate else "score", {name: pixels})
-        labels = [int(Path(member).stem) for member, _ in images[calibrate:]]
-        task.facts = {"kind": "top1", "labels": labels}
+        labels = [int(Path(member).stem) for member, _ in images]
+        task.facts = {
+            "kind": "top1", "labels": labels[calibrate:], "calibrate_labels": labels[:calibrate]
+        }  # fmt: skip
 
     return prepare
 

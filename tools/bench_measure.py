@@ -39,16 +39,23 @@ def read(folder: Path) -> list[dict[str, Array]]:
 
 
 def session(model: Path, threads: int) -> Run:
-    """Runs a model in plain ONNX Runtime; sequences of maps become arrays of their values."""
+    """Runs a model in plain ONNX Runtime; sequences of maps become arrays of their values.
+
+    Of a sample it takes what is an input.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     opened = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in opened.get_outputs()]
-    return lambda sample: {
-        name: _array(value)
-        for name, value in zip(names, opened.run(None, dict(sample)), strict=True)
-    }
+    inputs = [value.name for value in opened.get_inputs()]
+
+    def run(sample: Sample) -> Outputs:
+        fed = {name: sample[name] for name in inputs if name in sample}
+        values = opened.run(None, fed)
+        return {name: _array(value) for name, value in zip(names, values, strict=True)}
+
+    return run
 
 
 def _array(value: Any) -> Array:
@@ -126,7 +133,7 @@ def score(facts: Mapping[str, Any], run: Run, outputs: list[Outputs], samples: l
     """The task metric: top-1 accuracy, or area under the curve with the model's own state."""
     labels = np.array(facts["labels"])
     if facts["kind"] == "top1":
-        return float(np.mean([np.argmax(next(iter(o.values()))) for o in outputs] == labels))
+        return float(np.mean(classes(outputs) == labels))
     state, values = samples[0]["state"], []
     for number, sample in enumerate(samples):
         if number in facts["starts"]:
@@ -135,6 +142,11 @@ def score(facts: Mapping[str, Any], run: Run, outputs: list[Outputs], samples: l
         state = found["stateN"]
         values.append(float(found["output"].item()))
     return auc(np.array(values), labels)
+
+
+def classes(outputs: Sequence[Outputs]) -> Array:
+    """The best class of each sample."""
+    return np.array([np.argmax(next(iter(found.values()))) for found in outputs])
 
 
 def auc(values: Array, labels: Array) -> float:

@@ -35,7 +35,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its par
 
 from tools import bench_quantize_memory as memory
 from tools.bench_data import ASSETS
-from tools.bench_models import machine
+from tools.bench_found import Found
 from tools.bench_quantize_bars import judge_minilm
 from tools.bench_quantize_data import prepare
 from tools.bench_quantize_layers import judge_layers, layers_of, measure_layers
@@ -53,7 +53,6 @@ from tools.bench_quantize_peers import PEERS, STEPS
 from tools.bench_quantize_plot import draw
 from tools.bench_quantize_rows import BUDGETS, Judge, Row, own_rows, peer_rows
 from tools.bench_quantize_scales import judge_scales, measure_scales
-from tools.bench_tables import row_of, table_of
 
 SUITES = ("minilm", "layers", "scales", "memory")
 TOOLS = tuple(name for name in PEERS if name not in STEPS or name.startswith("onnxsim"))
@@ -75,21 +74,12 @@ class Bench:
         self.args = args
         self.work = work
         self.model = ASSETS / "models" / "minilm.onnx"
-        self.found: dict[str, Any] = {"machine": machine(args.threads)}
-        if args.resume and args.json.is_file():
-            before = json.loads(args.json.read_text(encoding="utf-8"))
-            self.found |= {suite: before[suite] for suite in SUITES if suite in before}
-
-    def write(self) -> None:
-        """Everything as JSON."""
-        if self.args.json:
-            self.args.json.write_text(json.dumps(self.found, indent=1), encoding="utf-8")
+        self.found = Found(SUITES, args.threads, args.json, resume=args.resume)
 
     def minilm(self) -> list[str]:
         """One row for each budget and for each tool."""
         args = self.args
-        rows = [row_of(Row, table) for table in self.found.get("minilm", [])]
-        rows = [row for row in rows if not row.error]
+        rows = self.found.rows("minilm", Row)
         known = {row.name for row in rows}
         if not known & set(BUDGETS):  # times and memory are those of a first run
             shutil.rmtree(self.work / "cache", ignore_errors=True)
@@ -103,8 +93,7 @@ class Bench:
         ):
             for row in made:
                 rows.append(row)
-                self.found["minilm"] = [table_of(row) for row in rows]
-                self.write()
+                self.found.add("minilm", row)
                 show_row(row)
         if args.plot:
             draw(rows, args.plot)
@@ -113,7 +102,8 @@ class Bench:
     def layers(self) -> list[str]:
         """Errors of single layers."""
         layers = layers_of(self.model, prepare(self.work), self.args.every)
-        self.found["layers"] = found = measure_layers(layers, self.work, self.args.peers)
+        found = measure_layers(layers, self.work, self.args.peers)
+        self.found.put("layers", found)
         show_layers(found)
         return judge_layers(found)
 
@@ -121,15 +111,16 @@ class Bench:
         """Both types of scales."""
         args, short = self.args, prepare(self.work).short
         found = measure_scales(self.model, short, self.work, args.threads, args.seconds)
-        self.found["scales"] = found
+        self.found.put("scales", found)
         print("scales in float32, in float16:", json.dumps(found), flush=True)
         return judge_scales(found)
 
     def memory(self) -> list[str]:
         """The large decoder."""
         args = self.args
-        self.found["memory"] = memory.measure_memory(self.work, args.layers, args.width)
-        return memory.missed_memory(self.found["memory"])
+        found = memory.measure_memory(self.work, args.layers, args.width)
+        self.found.put("memory", found)
+        return memory.missed_memory(found)
 
 
 def show_row(row: Row) -> None:
@@ -169,18 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         work.mkdir(parents=True, exist_ok=True)
         bench = Bench(args, work)
         suites: Iterable[str] = SUITES[:-1] if args.suite == "all" else (args.suite,)
-        missed = [line for suite in suites for line in _run(getattr(bench, suite), bench)]
-        bench.found["missed"] = missed
-        bench.write()
+        missed = [line for suite in suites for line in getattr(bench, suite)()]
+    bench.found.put("missed", missed)
     for line in missed:
         print(f"missed: {line}")
     return 1 if missed else 0
-
-
-def _run(suite: Callable[[], list[str]], bench: Bench) -> list[str]:
-    missed = suite()
-    bench.write()
-    return missed
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tools.bench_data import Sample, Task, minilm, sentence_of, tokens
+from tools.bench_data import Sample, Task, minilm, prepared, sentence_of, tokens
 from tools.bench_measure import read
 
 __all__ = ["DOMAINS", "Data", "docstrings", "prepare", "sentences_in", "short"]
@@ -39,10 +39,7 @@ class Data(NamedTuple):
 def prepare(folder: Path) -> Data:
     """Make all of it in `folder`, once."""
     for name, make in (("sst", minilm), ("docstrings", docstrings)):
-        if not (folder / name / "task.json").is_file():
-            task = Task(folder / name)
-            make(task, np.random.default_rng(0))
-            task.close()
+        prepared(folder / name, make)
     score = {name: folder / name / "score" for name in DOMAINS}
     return Data(folder / "sst" / "calibrate", score, short(read(score["sst"])))
 
@@ -72,9 +69,9 @@ def sentences_in(path: Path) -> Iterator[str]:
                     yield sentence
 
 
-def short(samples: Sequence[Sample], count: int = SEQUENCES) -> list[Sample]:
-    """Sequences of `LENGTH` tokens, made of consecutive sentences between one start and one end."""
+def short(samples: Sequence[Sample], count: int = SEQUENCES, length: int = LENGTH) -> list[Sample]:
+    """Sequences of `length` tokens, made of consecutive sentences between one start and one end."""
     first, last = samples[0]["input_ids"][0, [0, -1]]
     stream = np.concatenate([sample["input_ids"][0, 1:-1] for sample in samples])
-    rows = stream[: count * (LENGTH - 2)].reshape(count, LENGTH - 2)
+    rows = stream[: count * (length - 2)].reshape(count, length - 2)
     return [sentence_of(np.concatenate([[first], row, [last]])) for row in rows]

@@ -1,4 +1,7 @@
-"""What other tools quantize, each in a process of its own; see bench_quantize_peers.py."""
+"""What other tools quantize, each in a process of its own.
+
+See bench_quantize_peers.py and bench_int8_peers.py.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import functools
 import json
 import math
 from pathlib import Path
+from types import ModuleType
 
 import onnx
 from onnx import version_converter
 
 from tools import bench_quantize_peers
-from tools.bench_quantize_peers import PEERS
 from tools.bench_run import spend
 
 __all__ = ["OPSET", "Made", "converted", "peer_file"]
@@ -30,31 +33,38 @@ class Made:
     error: str = ""
 
 
-def converted(model: Path, work: Path) -> Path:
+def converted(model: Path, work: Path, opset: int = OPSET) -> Path:
     """The model in an opset that all of these tools can work with, made once."""
-    found = work / f"opset{OPSET}.onnx"
+    found = work / f"opset{opset}.onnx"
     if not found.is_file():
-        onnx.save(version_converter.convert_version(onnx.load(model), OPSET), found)
+        onnx.save(version_converter.convert_version(onnx.load(model), opset), found)
     return found
 
 
 @functools.cache
-def peer_file(name: str, python: str, model: Path, calibrate: Path, work: Path) -> Made:
-    """Let a peer, and those it builds upon, quantize in processes of their own.
+def peer_file(
+    name: str,
+    python: str,
+    model: Path,
+    calibrate: Path,
+    work: Path,
+    script: ModuleType = bench_quantize_peers,
+) -> Made:
+    """Let a peer of a script, and those it builds upon, quantize in processes of their own.
 
     What was made by an earlier run is taken from `work`.
     """
-    peer, stem = PEERS[name], "".join(c if c.isalnum() else "_" for c in name)
+    peer, stem = script.PEERS[name], "".join(c if c.isalnum() else "_" for c in name)
     output, told = work / f"peer_{stem}.onnx", work / f"peer_{stem}.json"
     before = Made(model, 0.0, 0.0)
     if peer.after:
-        before = peer_file(peer.after, python, model, calibrate, work)
+        before = peer_file(peer.after, python, model, calibrate, work, script)
         if before.error:
             return before
     if not (told.is_file() and output.is_file()):
         command = [
             python,
-            bench_quantize_peers.__file__,
+            str(script.__file__),
             name,
             *map(str, (model, before.path, calibrate, output)),
         ]

@@ -15,7 +15,7 @@ import importlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,10 @@ __all__ = [
     "FEW",
     "PEERS",
     "STEPS",
+    "Make",
     "Peer",
+    "Samples",
+    "main",
     "onnxsim_peer",
     "pruned",
 ]
@@ -251,14 +254,16 @@ PEERS: dict[str, Peer] = {**_WHOLE, **STEPS, **_AND_EMBEDDINGS}
 """By tool, setting, and what did the rest."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Quantize by one peer."""
+def main(argv: Sequence[str], peers: Mapping[str, Peer] = PEERS) -> int:
+    """Quantize by one of `peers`; labels of samples are left out."""
     logging.disable(logging.WARNING)
     name, *paths = argv
     source, before, calibrate, output = map(Path, paths)
     model = onnx.load(source)
     start = model if before == source else onnx.load(before)
-    made = PEERS[name].make(model, start, read(calibrate))
+    inputs = [value.name for value in model.graph.input]
+    samples = [{key: sample[key] for key in inputs} for sample in read(calibrate)]
+    made = peers[name].make(model, start, samples)
     onnx.save(made, output)
     output.with_suffix(".peak").write_text(json.dumps(peak_mb()), encoding="utf-8")
     return 0

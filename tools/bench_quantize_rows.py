@@ -6,14 +6,17 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from tools.bench_measure import latency, quality, read, session
+from tools import bench_quantize_peers
+from tools.bench_data import Sample
+from tools.bench_measure import Outputs, latency, quality, read, session
 from tools.bench_quantize_data import Data
-from tools.bench_quantize_peer_files import converted, peer_file
+from tools.bench_quantize_peer_files import OPSET, converted, peer_file
 from tools.bench_run import Done, Job, run
 
-__all__ = ["BUDGETS", "Judge", "Row", "done_to_layers", "own_rows", "peer_rows"]
+__all__ = ["BUDGETS", "JOBS", "Judge", "Row", "done_to_layers", "own_rows", "peer_rows"]
 
 BUDGETS: dict[str, dict[str, Any]] = {
     **{
@@ -91,8 +94,17 @@ class Row:
         return found[0] >= mean and found[1] >= p5
 
 
+JOBS: dict[str, dict[str, Any]] = {
+    name: {"budget": budget, "only": ALONE.get(name, ())} for name, budget in BUDGETS.items()
+}
+"""Fields of `bench_run.Job` by name."""
+
+
 class Judge:
     """Compares results with the original, without anything of onnxslim_rx.
+
+    Attributes:
+        kind: class of the rows that are filled in.
 
     Args:
         original: path of the model.
@@ -100,6 +112,8 @@ class Judge:
         threads: of each session.
         seconds: of timing for each result.
     """
+
+    kind: type[Row] = Row
 
     def __init__(self, original: Path, data: Data, threads: int, seconds: float) -> None:
         self.original, self.threads, self.seconds = original, threads, seconds
@@ -111,41 +125,53 @@ class Judge:
     def measured(self, row: Row, result: Path) -> Row:
         """The row with sizes, cosines and latency; with an error where the file does not run."""
         try:
-            return dataclasses.replace(row, **self._found(result))
+            beside = sum(path.stat().st_size for path in result.parent.glob(f"{result.name}.*"))
+            run_ = session(result, self.threads)
+            after = {name: [run_(s) for s in group] for name, group in self.samples.items()}
+            sizes = (self.original.stat().st_size, result.stat().st_size + beside)
+            found = {"bytes": sizes, **self.agreement(after), **self.speed(result)}
+            return dataclasses.replace(row, **found)
         except Exception as error:  # noqa: BLE001  # onnxruntime's share no other base
             words = " ".join(str(error).split())
             return dataclasses.replace(row, error=f"does not run: {words[:200]}")
 
-    def _found(self, result: Path) -> dict[str, Any]:
-        run_ = session(result, self.threads)
+    def agreement(self, after: Mapping[str, list[Outputs]]) -> dict[str, Any]:
+        """Fields of a row that tell how like the original's its outputs are."""
         cosine = {}
-        for domain, samples in self.samples.items():
-            found = quality(self.outputs[domain], [run_(s) for s in samples])["cosine"]
+        for domain, outputs in after.items():
+            found = quality(self.outputs[domain], outputs)["cosine"]
             cosine[domain] = (found["mean"], found["p5"])
-        timed = latency(
-            lambda: (session(self.original, self.threads), session(result, self.threads)),
-            self.short,
+        return {"cosine": cosine}
+
+    def speed(self, result: Path) -> dict[str, Any]:
+        """Fields of a row that tell how fast it is."""
+        ratio, *interval = self.timed(self.original, result, self.short)
+        return {"ratio": ratio, "interval": tuple(interval)}
+
+    def timed(
+        self, before: Path, after: Path, samples: Sequence[Sample]
+    ) -> tuple[float, float, float]:
+        """Latency of one file, of another's, in turns, with its 95% bootstrap interval."""
+        found = latency(
+            lambda: (session(before, self.threads), session(after, self.threads)),
+            samples,
             self.seconds,
         )
-        beside = sum(path.stat().st_size for path in result.parent.glob(f"{result.name}.*"))
-        return {
-            "bytes": (self.original.stat().st_size, result.stat().st_size + beside),
-            "cosine": cosine,
-            "ratio": timed["ratio"],
-            "interval": tuple(timed["ratio_interval"]),
-        }
+        return (found["ratio"], *found["ratio_interval"])
 
 
-def own_rows(judge: Judge, data: Data, work: Path, names: Sequence[str]) -> Iterator[Row]:
-    """Optimise under each budget; the first row pays for the statistics and timings of all."""
+def own_rows(
+    judge: Judge, data: Data, work: Path, names: Sequence[str],
+    jobs: Mapping[str, Mapping[str, Any]] = JOBS,
+) -> Iterator[Row]:  # fmt: skip
+    """Optimise as each job says; the first row pays for the statistics and timings of all."""
     for name in names:
         job = Job(
             str(judge.original), str(work / f"own_{name.replace(' ', '_')}.onnx"),
-            data=str(data.calibrate), budget=BUDGETS[name], cache=str(work / "cache"),
-            only=ALONE.get(name, ()),
+            data=str(data.calibrate), cache=str(work / "cache"), **jobs[name],
         )  # fmt: skip
         done = run(job)
-        row = Row(
+        row = judge.kind(
             name, seconds=done.cpu_seconds, peak_mb=done.peak_mb or NAN, phases=done.phases,
             error=done.error,
         )  # fmt: skip
@@ -166,10 +192,14 @@ def done_to_layers(done: Done) -> dict[str, int]:
 
 
 def peer_rows(
-    judge: Judge, data: Data, work: Path, names: Sequence[str], python: str
-) -> Iterator[Row]:
-    """Each peer's file, made once, measured."""
+    judge: Judge, data: Data, work: Path, names: Sequence[str], python: str,
+    script: ModuleType = bench_quantize_peers, opset: int = OPSET,
+) -> Iterator[Row]:  # fmt: skip
+    """Each peer's file, made once from the model in an opset, measured."""
     for name in names:
-        made = peer_file(name, python, converted(judge.original, work), data.calibrate, work)
-        row = Row(name, peer=True, seconds=made.seconds, peak_mb=made.peak_mb, error=made.error)
+        model = converted(judge.original, work, opset)
+        made = peer_file(name, python, model, data.calibrate, work, script)
+        row = judge.kind(
+            name, peer=True, seconds=made.seconds, peak_mb=made.peak_mb, error=made.error
+        )
         yield row if made.error else judge.measured(row, made.path)

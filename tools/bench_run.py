@@ -44,6 +44,9 @@ class Job:
         options: options of passes by the name of the pass.
         skip: passes that are left out.
         only: passes that run alone; none: all.
+        also: optional passes that take part.
+        freeze_weights: see `rx.optimize`.
+        metric: whose drop the budget limits; see `onnxslim_rx.metrics`.
         plan: path of a plan to carry out instead of searching.
         cache: folder for statistics and timings.
     """
@@ -56,6 +59,9 @@ class Job:
     options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     skip: Sequence[str] = ()
     only: Sequence[str] = ()
+    also: Sequence[str] = ()
+    freeze_weights: bool = False
+    metric: str | None = None
     plan: str | None = None
     cache: str | None = None
 
@@ -125,11 +131,14 @@ def main(argv: Sequence[str]) -> int:
                 job.model,
                 budget=rx.Budget(**job.budget) if job.budget else None,
                 calibration=None if job.data is None else read(Path(job.data)),
+                metric=job.metric,
                 plan=job.plan,
                 progress=False,
                 cache=job.cache,
                 skip=tuple(job.skip),
                 only=tuple(job.only),
+                also=tuple(job.also),
+                freeze_weights=job.freeze_weights,
                 allocation=job.allocation,
                 options=job.options,
             )

@@ -19,8 +19,17 @@ def table_of(row: Any) -> dict[str, Any]:
 
 
 def row_of(kind: type[Kind], table: Mapping[str, Any]) -> Kind:
-    """What `table_of` was made from; its sequences are tuples, and None was NaN."""
-    return kind(**{key: _full(value) for key, value in table.items()})
+    """What `table_of` was made from; its sequences are tuples.
+
+    None was NaN, but for fields whose default is None.
+    """
+    optional = {field.name for field in dataclasses.fields(kind) if field.default is None}  # type: ignore[arg-type]
+    return kind(
+        **{
+            key: None if value is None and key in optional else _full(value)
+            for key, value in table.items()
+        }
+    )
 
 
 def _plain(value: Any) -> Any:
