@@ -181,7 +181,7 @@ def test_the_state_of_a_speech_detector_keeps_its_quality(assets: Path, recurren
 
     states, last = {"state": "stateN"}, slice(STEPS - 100, STEPS)
     one, other = (walk(m, feeds, states) for m in (model, original))
-    # what is heard decides how much is lost: so compare with the same sounds, 50 steps after a start
+    # what is heard decides how much is lost: compare with the same sounds, 50 steps after a start
     # from the right state; cells sum up over hundreds of steps, so some more may be lost in 1,000
     start = {name: array[last.start - 1] for name, array in other.items()}
     fresh = walk(model, feeds, states, last, start)["stateN"][50:]
