@@ -15,8 +15,9 @@ import numpy as np
 
 from onnxslim_rx.passbase import Array, Layer
 from onnxslim_rx_passes._channel_axes import channel_axes
+from onnxslim_rx_passes._linear import tensor_of
 
-__all__ = ["Layout", "scale_layout"]
+__all__ = ["Layout", "scale_layout", "why_not_one_scale"]
 
 _APART = 4.0  # from this ratio of their peaks on one part has lost two bits to the other
 _PROBED = 64  # of the channels along an axis, so many tell of all
@@ -58,6 +59,18 @@ def scale_layout(layer: Layer, weight: Array) -> Layout:
     if max(turns, halves) < _APART:
         return plain
     return _split(plain, summed, (half, 2) if turns > halves else (2, half))
+
+
+def why_not_one_scale(layer: Layer) -> str | None:
+    """Why what enters a layer must not be rounded with one scale for all of it, or None.
+
+    Kernels on integers take one scale for each activation; weights that differ by part meet inputs
+    that do, too.
+    """
+    weight = tensor_of(layer.weight).numpy()
+    if scale_layout(layer, weight).shape == weight.shape:
+        return None
+    return "real and imaginary parts of different size enter, and would share one scale"
 
 
 def _split(plain: Layout, summed: int, sizes: tuple[int, int]) -> Layout:

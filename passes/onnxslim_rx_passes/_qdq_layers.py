@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnxslim_rx.analysis import activated
 from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import Layer, Skipped, weight_layers
+from onnxslim_rx_passes._complex_parts import why_not_one_scale
 from onnxslim_rx_passes._linear import tensor_of
 from onnxslim_rx_passes._qdq_grids import bounds_of
 
@@ -100,14 +101,14 @@ def _why_not(layer: Layer, model: ir.Model, first: int) -> str | None:
     if len(layer.weight.uses()) > 1:
         return f"{len(layer.weight.uses())} nodes share it"
     if layer.op == "Conv":
-        return _why_not_conv(layer)
+        return _why_not_conv(layer) or why_not_one_scale(layer)
     if layer.op not in ("Gemm", "MatMul"):
         return "ONNX Runtime has no kernel on integers for it"
     if layer.weight_index != 1 or len(tensor.shape) != 2:
         return "kernels on integers want a constant matrix on the right"
     if layer.node.attributes.get_int("transA", 0):
         return "its activation is transposed"
-    return None
+    return why_not_one_scale(layer)
 
 
 def _why_not_conv(layer: Layer) -> str | None:

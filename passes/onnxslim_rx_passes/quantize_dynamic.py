@@ -31,6 +31,7 @@ from onnxslim_rx.passbase import (
 )
 from onnxslim_rx.quant import Quantized, dequantize, quantize_symmetric, relative_error
 from onnxslim_rx.targets import Target
+from onnxslim_rx_passes._complex_parts import why_not_one_scale
 from onnxslim_rx_passes._factors import is_finite
 from onnxslim_rx_passes._linear import as_applied, as_stored, tensor_of, weight_of
 
@@ -164,7 +165,7 @@ def _why_not(layer: Layer, opset: int) -> str | None:
         return "integer products want a constant matrix on the right"
     if layer.node.attributes.get_int("transA", 0):
         return "its activation is transposed"
-    return None
+    return why_not_one_scale(layer)
 
 
 def _entering(layer: Layer, tape: ir.tape.Tape) -> tuple[ir.Value, ...]:

@@ -10,11 +10,14 @@ import onnx_ir as ir
 import pytest
 
 from onnxslim_rx.ir import load
-from onnxslim_rx.passbase import Layer, Skipped
+from onnxslim_rx.passbase import CompressionPass, Layer, Skipped
+from onnxslim_rx_passes._block_weights import BlockWeight
 from onnxslim_rx_passes._channel_axes import channel_axes
 from onnxslim_rx_passes._complex_parts import Layout, scale_layout
 from onnxslim_rx_passes._part_layers import part_layers
 from onnxslim_rx_passes._stored_layers import stored_layers
+from onnxslim_rx_passes.quantize_dynamic import QuantizeDynamic
+from onnxslim_rx_passes.quantize_static import QuantizeStatic
 
 Array = npt.NDArray[Any]
 OUT = "float[?, 24, 2] u"
@@ -174,3 +177,27 @@ def test_grouped_convolutions_and_odd_lengths_have_no_parts(rng: np.random.Gener
         array[:, ::2] *= 0.01
         array[::2] *= 0.01
         assert scale_layout(layer, array) == Layout(shape, channel_axes(layer))
+
+
+@pytest.mark.parametrize("one", [QuantizeDynamic(min_elements=64), QuantizeStatic(min_elements=64)])
+def test_inputs_with_parts_are_not_rounded_with_one_scale(one: CompressionPass) -> None:
+    found = model(LINEAR, {"w": (32, 24)})
+    assert all(isinstance(layer, Layer) for layer in one.layers(found))
+    weight = found.graph.initializers["w"].const_value
+    assert weight is not None
+    array = weight.numpy() * np.tile([1.0, 0.02], 16)[:, None]
+    found.graph.initializers["w"].const_value = ir.tensor(array.astype(np.float32), name="w")
+    (layer,) = one.layers(found)
+    assert isinstance(layer, Skipped)
+    assert "would share one scale" in layer.why
+
+
+def test_blocks_do_not_hold_parts_in_turns(rng: np.random.Generator) -> None:
+    (layer,) = stored_layers(model(LINEAR, {"w": (32, 24)}), 64, lambda _: None)
+    assert isinstance(layer, Layer)
+    assert isinstance(BlockWeight.of(layer), BlockWeight)
+    sizes = np.tile([1.0, 0.02], 16)
+    for order, refused in ((sizes, True), (np.sort(sizes), False)):
+        array = (rng.standard_normal((32, 24)) * order[:, None]).astype(np.float32)
+        layer.weight.const_value = ir.tensor(array, name="w")
+        assert isinstance(BlockWeight.of(layer), str) == refused
