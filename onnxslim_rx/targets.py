@@ -36,6 +36,8 @@ class Target:
         rank_multiple: ranks are rounded up to a multiple of this, which the device runs fast.
         min_rank: no factorization below this rank.
         latency_noise: relative difference of two timings below which they count as equal.
+        computes: floating-point types that the device multiplies in without converting them first:
+            "float32", and "float16" or "bfloat16" where it has kernels for them.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Target:
     rank_multiple: int = 1
     min_rank: int = 1
     latency_noise: float = 0.05
+    computes: tuple[str, ...] = ("float32",)
 
     def __post_init__(self) -> None:
         if self.level not in get_args(Level):
@@ -57,6 +60,11 @@ class Target:
                     f"target {self.name!r} has {field} = {getattr(self, field)}",
                     expected=f"at least {least}",
                 )
+        if unknown := [one for one in self.computes if one not in _TYPES]:
+            raise InputError(
+                f"target {self.name!r} has computes = {unknown}",
+                expected="some of " + ", ".join(_TYPES),
+            )
 
     def allows(self, level: Level) -> bool:
         """Whether operators of `level` may be emitted."""
@@ -64,7 +72,12 @@ class Target:
         return bool(levels.index(level) <= levels.index(self.level))
 
 
-_WANTED: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
+_TYPES = ("float32", "float16", "bfloat16")
+_WANTED: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "tuple[str, ...]": (list,),
+}
 
 
 def target_names() -> list[str]:
@@ -118,4 +131,5 @@ def _parse(content: str, origin: str) -> Target:
     missing = {"name", "description", "level"} - set(table)
     if missing:
         raise InputError(f"the target file {origin} lacks {', '.join(sorted(missing))}")
-    return Target(**table)
+    lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
+    return Target(**{**table, **lists})
