@@ -12,7 +12,10 @@ from onnxslim_rx_passes._qdq_grids import Grid
 from onnxslim_rx_passes._qdq_layers import bias_value
 from onnxslim_rx_passes._qdq_weights import IntegerWeight, Vector, bias_scales, to_integers
 
-__all__ = ["emit_constant", "emit_layer", "emit_pair", "emit_rest"]
+__all__ = ["FLOAT", "emit_constant", "emit_layer", "emit_pair", "emit_rest"]
+
+FLOAT = ".float"
+"""Ends the name of what is computed in front of a pair; what comes out has the tensor's name."""
 
 
 def emit_pair(value: ir.Value, grid: Grid, name: str, tape: ir.tape.Tape) -> ir.Value:

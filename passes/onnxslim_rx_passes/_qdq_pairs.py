@@ -1,7 +1,6 @@
 """Lay out QuantizeLinear and DequantizeLinear between layers: off with all, then on where needed.
 
-Only pairs that the pass made itself are touched. What is read carries the name of the tensor; what
-is computed in front of a pair is called the same with `.float` behind.
+Only pairs that the pass made itself are touched.
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ from onnxslim_rx.ir import constant, marked
 from onnxslim_rx.quant import affine
 from onnxslim_rx.rewriter import Editor, remove
 from onnxslim_rx_passes._qdq_grids import Grid, grid_read
-from onnxslim_rx_passes._qdq_nodes import emit_constant, emit_pair
+from onnxslim_rx_passes._qdq_nodes import FLOAT, emit_constant, emit_pair
 from onnxslim_rx_passes._qdq_spread import Readers, Spread
 from onnxslim_rx_passes._qdq_weights import bias_scales, to_integers
 
 __all__ = ["lay_out"]
 
-_FLOAT = ".float"
 _LAYERS = ("Conv", "Gemm", "MatMul")
 
 
@@ -74,7 +72,7 @@ def _lift(model: ir.Model, by: str) -> dict[ir.Value, Grid]:
 
 def _forward(old: ir.Value, new: ir.Value) -> None:
     """Who reads `old` reads `new`, which takes its name where that is the tensor's own."""
-    name, own = old.name, str(new.name).startswith(f"{old.name}{_FLOAT}")
+    name, own = old.name, str(new.name).startswith(f"{old.name}{FLOAT}")
     own = own or old.is_graph_output()
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     if own:
@@ -114,14 +112,14 @@ class _Layout:
             return
         value.replace_all_uses_with(back, replace_graph_outputs=True)
         first.replace_input_with(0, value)
-        value.name = self._editor.fresh(f"{name}{_FLOAT}")
+        value.name = self._editor.fresh(f"{name}{FLOAT}")
         back.name = name
 
     def _scalar(self, node: ir.Node, index: int, like: Grid) -> None:
         value = node.inputs[index]
         tensor = constant(value)
-        assert tensor is not None  # see `Spread.scalars`
-        assert value is not None
+        if value is None or tensor is None:  # it has its grid
+            return
         number = tensor.numpy()
         low, high = min(float(number.item()), 0.0), max(float(number.item()), 0.0)
         signed = like.lowest < 0

@@ -67,7 +67,11 @@ class Spread:
 
     def places(self) -> Iterator[tuple[ir.Value, Grid, Readers | None]]:
         """Tensors that get a pair, their grids, and who reads what comes out; None: everybody."""
-        for value, grid in self.grids.items():
+        made = [value for node in self.nodes for value in node.outputs]
+        for value in [v for v in self.grids if v.producer() is None] + made:
+            grid = self.grids.get(value)
+            if grid is None:
+                continue
             readers = [(n, i) for n, i in value.uses() if self._reads_integers(n, i)]
             if self._is_made_of_integers(value, len(readers)):
                 yield value, grid, None
@@ -75,7 +79,7 @@ class Spread:
                 yield value, grid, readers
 
     def scalars(self) -> Iterator[tuple[ir.Node, int, Grid]]:
-        """Constants that nodes on integers read, by place, and the grid whose type they take."""
+        """Numbers that nodes on integers read, by place, and the grid whose type they take."""
         for node in self.nodes:
             if node in self.integer:
                 inputs = [(index, node.inputs[index]) for index in data_inputs(node)]
