@@ -5,17 +5,20 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim_rx.passbase import Layer
+from onnxslim_rx.passbase import Array, Layer
 from onnxslim_rx_passes._channel_axes import channel_axes
 from onnxslim_rx_passes._linear import as_stored, tensor_of
 from onnxslim_rx_passes._qdq_grids import Grid
 from onnxslim_rx_passes._qdq_layers import bias_value
 from onnxslim_rx_passes._qdq_weights import IntegerWeight, Vector, bias_scales, to_integers
 
-__all__ = ["FLOAT", "emit_constant", "emit_layer", "emit_pair", "emit_rest"]
+__all__ = ["FLOAT", "INTEGER", "emit_layer", "emit_number", "emit_pair", "emit_rest"]
 
 FLOAT = ".float"
 """Ends the name of what is computed in front of a pair; what comes out has the tensor's name."""
+
+INTEGER = ".integer"
+"""Ends the name of a number that stands on a grid."""
 
 
 def emit_pair(value: ir.Value, grid: Grid, name: str, tape: ir.tape.Tape) -> ir.Value:
@@ -34,13 +37,22 @@ def emit_pair(value: ir.Value, grid: Grid, name: str, tape: ir.tape.Tape) -> ir.
     return back
 
 
-def emit_constant(array: np.ndarray, grid: Grid, name: str, tape: ir.tape.Tape) -> ir.Value:
-    """DequantizeLinear of a constant that is rounded to the grid."""
-    steps = np.rint(array.astype(np.float64) / grid.scale) + grid.zero
-    stored = np.clip(steps, grid.lowest, grid.highest).astype(grid.dtype.numpy())
-    scale, zero = _parameters(grid, name, tape)
-    q = tape.initializer(ir.tensor(stored, name=f"{name}.quantized"))
-    return tape.op("DequantizeLinear", [q, scale, zero], name=f"{name}/DequantizeLinear")
+def emit_number(number: Array, dtype: ir.DataType, name: str, tape: ir.tape.Tape) -> ir.Value:
+    """DequantizeLinear of a constant of one element, which comes out exactly.
+
+    Args:
+        number: of any shape, float32.
+        dtype: of its integer.
+        name: of the constant; new names begin with it.
+        tape: takes node and constants.
+    """
+    sign = int(np.sign(number.item()))
+    lowest = int(np.iinfo(dtype.numpy()).min)
+    zero = lowest + 1
+    scale, point = _parameters(Grid(abs(number.item()) or 1.0, zero, dtype), name, tape)
+    stored = np.full(number.shape, zero + sign, dtype.numpy())
+    q = tape.initializer(ir.tensor(stored, name=f"{name}{INTEGER}"))
+    return tape.op("DequantizeLinear", [q, scale, point], name=f"{name}/DequantizeLinear")
 
 
 def emit_layer(

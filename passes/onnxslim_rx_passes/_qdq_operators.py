@@ -91,8 +91,5 @@ def _crops(node: ir.Node) -> bool:
 
 def is_scalar(value: ir.Value | None) -> bool:
     """Whether a value is a constant of one element, for which there is a grid without error."""
-    node = None if value is None else value.producer()
-    if node is not None and node.op_type == "DequantizeLinear" and node.domain == "":
-        value = node.inputs[0]
     tensor = constant(value)
-    return tensor is not None and tensor.size == 1
+    return tensor is not None and tensor.size == 1 and tensor.dtype == ir.DataType.FLOAT

@@ -9,10 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim_rx.ir import constant, marked
-from onnxslim_rx.quant import affine
 from onnxslim_rx.rewriter import Editor, remove
 from onnxslim_rx_passes._qdq_grids import Grid, grid_read
-from onnxslim_rx_passes._qdq_nodes import FLOAT, emit_constant, emit_pair
+from onnxslim_rx_passes._qdq_nodes import FLOAT, INTEGER, emit_number, emit_pair
 from onnxslim_rx_passes._qdq_spread import Readers, Spread
 from onnxslim_rx_passes._qdq_weights import bias_scales, to_integers
 
@@ -51,12 +50,14 @@ def _lift(model: ir.Model, by: str) -> dict[ir.Value, Grid]:
     """Take all pairs away; the grid of each tensor that had one, the first one's if several."""
     editor, asked = Editor(model), dict[ir.Value, Grid]()
     for node in list(model.graph):
+        if node.op_type == "DequantizeLinear" and marked(node) == by:
+            _lift_number(node, editor)
         if node.op_type != "QuantizeLinear" or marked(node) != by:
             continue
         grid, x = grid_read(node), node.inputs[0]
         back = [use.node for use in node.outputs[0].uses()]
         ours = all(one.op_type == "DequantizeLinear" and marked(one) == by for one in back)
-        if grid is None or x is None or not ours:
+        if grid is None or x is None or not ours or node.outputs[0].is_graph_output():
             continue
         asked.setdefault(x, grid)
         for one in back:
@@ -68,6 +69,25 @@ def _lift(model: ir.Model, by: str) -> dict[ir.Value, Grid]:
         remove(node)
         editor.remove_unused(inputs)
     return asked
+
+
+def _lift_number(node: ir.Node, editor: Editor) -> None:
+    """Put a number in the place of its DequantizeLinear, where there is one."""
+    integer, grid, graph = node.inputs[0], grid_read(node), node.graph
+    stored = constant(integer)
+    if integer is None or stored is None or grid is None or graph is None:
+        return
+    name = str(integer.name).removesuffix(INTEGER)
+    if name == integer.name:  # a weight
+        return
+    number = (stored.numpy() - np.float32(grid.zero)) * np.float32(grid.scale)
+    inputs, value = list(node.inputs), graph.initializers.get(name)
+    known = constant(value)
+    if value is None or known is None or not np.array_equal(known.numpy(), number):
+        value = editor.constant(graph, ir.tensor(number), name)
+    node.outputs[0].replace_all_uses_with(value)
+    remove(node)
+    editor.remove_unused(inputs)
 
 
 def _forward(old: ir.Value, new: ir.Value) -> None:
@@ -90,8 +110,8 @@ class _Layout:
 
     def place(self, spread: Spread) -> None:
         """All pairs, and constants that nodes on integers read."""
-        for node, index, grid in list(spread.scalars()):
-            self._scalar(node, index, grid)
+        for node, index, dtype in list(spread.scalars()):
+            self._scalar(node, index, dtype)
         for value, grid, readers in list(spread.places()):
             self._pair(value, grid, readers)
         self._graph.sort()
@@ -115,17 +135,13 @@ class _Layout:
         value.name = self._editor.fresh(f"{name}{FLOAT}")
         back.name = name
 
-    def _scalar(self, node: ir.Node, index: int, like: Grid) -> None:
+    def _scalar(self, node: ir.Node, index: int, dtype: ir.DataType) -> None:
         value = node.inputs[index]
         tensor = constant(value)
-        if value is None or tensor is None:  # it has its grid
-            return
-        number = tensor.numpy()
-        low, high = min(float(number.item()), 0.0), max(float(number.item()), 0.0)
-        signed = like.lowest < 0
-        grid = Grid(*affine(low, high, bits=like.dtype.bitwidth, signed=signed), like.dtype)
+        assert tensor is not None  # see `Spread.scalars`
+        assert value is not None
         tape = ir.tape.Tape()
-        rounded = emit_constant(number, grid, str(value.name), tape)
+        rounded = emit_number(tensor.numpy(), dtype, str(value.name), tape)
         self._editor.insert(tape, node, by=self._by)
         node.replace_input_with(index, rounded)
         self._editor.remove_unused([value])

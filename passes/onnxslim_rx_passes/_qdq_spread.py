@@ -78,18 +78,18 @@ class Spread:
             elif readers:
                 yield value, grid, readers
 
-    def scalars(self) -> Iterator[tuple[ir.Node, int, Grid]]:
-        """Numbers that nodes on integers read, by place, and the grid whose type they take."""
+    def scalars(self) -> Iterator[tuple[ir.Node, int, ir.DataType]]:
+        """Numbers that nodes on integers read, by place, and the type of the integers there."""
         for node in self.nodes:
             if node in self.integer:
                 inputs = [(index, node.inputs[index]) for index in data_inputs(node)]
                 for index, value in inputs:
                     if is_scalar(value):
-                        yield node, index, self._grid_beside(node)
+                        yield node, index, self._type_at(node)
 
-    def _grid_beside(self, node: ir.Node) -> Grid:
+    def _type_at(self, node: ir.Node) -> ir.DataType:
         known = (self.grids.get(value) for value in node.inputs if value is not None)
-        return next(grid for grid in known if grid is not None)
+        return next(grid.dtype for grid in known if grid is not None)
 
     def _forward(self) -> bool:
         """Data movement: what comes out is on the grid of what goes in."""
