@@ -135,6 +135,7 @@ class _Run(Phased):
             )
         super().__init__()
         self.notes: list[str] = []
+        self.blind = True
 
     def outcome(self) -> Outcome:
         options, source = self.options, self.options.model
@@ -204,7 +205,7 @@ class _Run(Phased):
             "also": self.options.also,
             "fold_limit": self.options.fold_limit,
         }
-        found = clean(self.original, **how)
+        found = clean(self.original, **how, least_opset=self.least_opset())
         if self.options.dequantize is not None:
             found = dequantized(found, self.options.dequantize, **how)
             self.notes += outcome_notes(self.original, found.journal)
@@ -214,6 +215,14 @@ class _Run(Phased):
         if found.unverified:
             self.notes.append(f"Clean-up could not be verified: {found.unverified}.")
         return found.model, found.journal
+
+    def least_opset(self) -> int:
+        """The version of the standard operators that the passes in play emit."""
+        if self.plan is not None:
+            return self.plan.opset
+        if self.blind or "raise-opset" in self.options.skip:
+            return 0
+        return max((one.needs_opset for one in self.compression_passes().values()), default=0)
 
     def wanted(self, name: str) -> bool:
         options = self.options
@@ -333,7 +342,9 @@ class _Run(Phased):
             verdict, model, choices, plan = (
                 solved.verdict, solved.model, solved.choices, solved.plan
             )  # fmt: skip
-        plan = dataclasses.replace(plan, min_onnxruntime=least_onnxruntime(model))
+        plan = dataclasses.replace(
+            plan, min_onnxruntime=least_onnxruntime(model), opset=self.least_opset()
+        )
         overridable = sum("also a graph input" in entry.why for entry in skipped)
         if overridable:
             self.notes.append(

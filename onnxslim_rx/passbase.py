@@ -183,6 +183,9 @@ class CompressionPass:
     such passes, and those that store weights, can treat the same weights after it."""
     reads_ranges: ClassVar[bool] = False
     """Whether it wants to know what values enter and leave layers."""
+    needs_opset: ClassVar[int] = 0
+    """Version of the standard operators that it emits; older models are brought to it first, where
+    there is data."""
 
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
         """All units that the pass can treat, and those it considered and refused, with reasons."""

@@ -121,6 +121,7 @@ def clean(
     skip: Collection[str] = (),
     also: Collection[str] = (),
     fold_limit: int | None = None,
+    least_opset: int = 0,
     on_failure: OnFailure = "rollback",
     again: Callable[[], ir.Model] | None = None,
 ) -> ManagerResult:
@@ -138,6 +139,7 @@ def clean(
         also: names of passes of `OPTIONAL` to use as well.
         fold_limit: bytes by which constant folding may make the file grow; None: see
             `FoldConstants`.
+        least_opset: version of the standard operators that older models are brought to.
         on_failure: see `PassManager`.
         again: see `PassManager.run`.
 
@@ -160,5 +162,8 @@ def clean(
             "fold-constants", {**options, "max_bytes": max(1 << 28, fold_limit)}
         )
         passes[passes.index("fold-constants")] = folding
+    if model.opset_imports.get("", least_opset) < least_opset and "raise-opset" not in wanted:
+        # before all others, which may have more to say then
+        passes.insert(0, registry.make("raise-opset", {"to": least_opset}))
     manager = PassManager(passes, verify=verify, target=target, seed=seed, on_failure=on_failure)
     return manager.run(model, again=again)

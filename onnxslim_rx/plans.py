@@ -126,6 +126,7 @@ class Plan:
         seed: seed of the planning run.
         refit: whether weights of factorized layers are fitted to the original's outputs on the
             calibration data.
+        opset: version of the standard operators that the model is brought to first; 0: none.
     """
 
     model_digest: str
@@ -135,6 +136,7 @@ class Plan:
     min_onnxruntime: str = ""
     seed: int = 0
     refit: bool = False
+    opset: int = 0
 
     @property
     def changes(self) -> tuple[LayerPlan, ...]:
@@ -158,6 +160,7 @@ class Plan:
             "seed": self.seed,
             "min_onnxruntime": self.min_onnxruntime,
             "refit": self.refit,
+            "opset": self.opset,
             "budget": dict(self.budget),
         }
         return tomli_w.dumps({**head, "layer": layers})
@@ -193,7 +196,7 @@ class Plan:
                 "layer": list,
             },
             origin,
-            {"refit": bool},
+            {"refit": bool, "opset": int},
         )
         if table["schema_version"] != SCHEMA_VERSION:
             raise InputError(
@@ -213,6 +216,7 @@ class Plan:
             min_onnxruntime=table["min_onnxruntime"],
             seed=table["seed"],
             refit=table.get("refit", False),
+            opset=table.get("opset", 0),
         )
 
     @classmethod

@@ -69,6 +69,7 @@ class QuantizeStatic(CompressionPass):
     name: ClassVar[str] = "quantize-static"
     replaces: ClassVar[Literal["output", "weight"]] = "weight"
     reads_ranges: ClassVar[bool] = True
+    needs_opset: ClassVar[int] = 13
     activations: str = "u8"
     method: str | None = None
     bits: int = 8
