@@ -174,7 +174,7 @@ def test_onnxruntime_quantizes_by_channel(
 
 
 def test_ranges_are_measured_in_a_process_of_its_own(
-    network: Callable[..., Path], folder: Path, tmp_path: Path
+    network: Callable[..., Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = network("original.onnx", np.eye(3))
     halves(original, folder, (2, 3))
@@ -184,7 +184,13 @@ def test_ranges_are_measured_in_a_process_of_its_own(
     assert found["tensors"] == 2
     assert set(found["methods"]) == {"entropy", "percentile"}
     assert found["float_mb"] <= found["peak_mb"]
-    assert "no-such-pass" in measure_ranges(original, folder, 7, "no-such-pass")["error"]
+    with pytest.raises(ValueError, match=r"finds no layer in original\.onnx"):
+        bench_int8_ranges.run(original, folder, 7, "quantize-dynamic")
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho first >&2; echo last >&2; exit 3\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert measure_ranges(original, folder, 7) == {"error": "last"}
 
 
 def test_other_models_are_run_both_ways(

@@ -56,6 +56,8 @@ def run(model: Path, folder: Path, count: int, one: str) -> dict[str, Any]:
         for histogram in (stats.entering, stats.leaving)
         if histogram is not None
     ]
+    if not tensors:
+        raise ValueError(f"{one} finds no layer in {model.name} whose values are counted")
     methods = {}
     for method in _METHODS:
         begin = time.perf_counter()
