@@ -152,5 +152,10 @@ def _statistics(before: LayerStatistics | None, moments: Moments) -> LayerStatis
         return now
     # ranges hardly change, and pairs of neighbours must keep theirs
     return dataclasses.replace(
-        now, shape=before.shape, entering=before.entering, leaving=before.leaving
+        now,
+        shape=before.shape,
+        low=before.low,
+        high=before.high,
+        entering=before.entering,
+        leaving=before.leaving,
     )
