@@ -28,7 +28,7 @@ from onnxslim_rx.quant import error
 from onnxslim_rx.targets import Target
 from onnxslim_rx_passes._channel_axes import channel_axes
 from onnxslim_rx_passes._channel_weights import opset_of
-from onnxslim_rx_passes._halves import HALVES, UNITS, to_half, worst_slice
+from onnxslim_rx_passes._halves import HALVES, UNITS, half_factors, to_half, too_large, worst_slice
 from onnxslim_rx_passes._linear import as_applied, tensor_of
 from onnxslim_rx_passes._stored_layers import stored_layers
 
@@ -103,14 +103,7 @@ class StoreHalf(CompressionPass):
         Raises:
             InputError: an entry does not fit.
         """
-        name = str(stage.options["type"])
-        found = []
-        for factor in factors:
-            rounded = to_half(factor, name)
-            if rounded is None:
-                raise InputError(f"{layer.name}: {_does_not_fit(name)}")
-            found.append(rounded.astype(factor.dtype))
-        return tuple(found)
+        return half_factors(layer, factors, str(stage.options["type"]))
 
     def apply(
         self, layer: Layer, stage: Stage, stats: LayerStatistics | None, tape: ir.tape.Tape
@@ -122,7 +115,7 @@ class StoreHalf(CompressionPass):
         tensor = tensor_of(root)
         rounded = to_half(tensor.numpy(), name)
         if rounded is None:
-            return Skip(_does_not_fit(name))
+            return Skip(too_large(name))
         stored = tape.initializer(
             ir.tensor(rounded, dtype=HALVES[name], name=f"{root.name}.{name}")
         )
@@ -141,10 +134,6 @@ def _why_not(layer: Layer, opset: int) -> str | None:
 def _too_old(layer: Layer, name: str) -> bool:
     """Whether the type is newer than the model; in bodies of nodes, whose opset is not at hand."""
     return name == _BFLOAT16 and opset_of(layer) < _FIRST_BFLOAT16
-
-
-def _does_not_fit(name: str) -> str:
-    return f"the weight has NaN, infinity, or entries beyond the range of {name}"
 
 
 def _error(layer: Layer, weight: Array, found: Array, stats: LayerStatistics | None) -> float:
