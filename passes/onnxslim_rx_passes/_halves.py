@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim_rx.passbase import Array
+from onnxslim_rx.errors import InputError
+from onnxslim_rx.passbase import Array, Factors, Layer
 from onnxslim_rx_passes._factors import is_finite
 
-__all__ = ["HALVES", "UNITS", "to_half", "worst_slice"]
+__all__ = ["HALVES", "UNITS", "half_factors", "to_half", "too_large", "worst_slice"]
 
 HALVES: Mapping[str, ir.DataType] = {
     "float16": ir.DataType.FLOAT16,
@@ -33,6 +34,26 @@ def to_half(array: Array, name: str) -> Array | None:
     with np.errstate(over="ignore"):  # what becomes infinite is looked for
         found = array.astype(HALVES[name].numpy())
     return found if is_finite(found) else None
+
+
+def half_factors(layer: Layer, factors: Factors, name: str) -> Factors:
+    """Each factor of a layer rounded to the type called `name`, in its own type.
+
+    Raises:
+        InputError: an entry does not fit.
+    """
+    found = []
+    for factor in factors:
+        rounded = to_half(factor, name)
+        if rounded is None:
+            raise InputError(f"{layer.name}: {too_large(name)}")
+        found.append(rounded.astype(factor.dtype))
+    return tuple(found)
+
+
+def too_large(name: str) -> str:
+    """Why a constant does not become half."""
+    return f"a constant has NaN, infinity, or entries beyond the range of {name}"
 
 
 def worst_slice(array: Array, found: Array, axes: Sequence[int]) -> float:
