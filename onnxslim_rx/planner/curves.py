@@ -28,7 +28,9 @@ Curve = Sequence[tuple[float, float]]
 
 def method_of(stage: Stage) -> str:
     """Choices of one method differ only in how much they round or cut away."""
-    return f"{stage.pass_name} {stage.options.get('method', stage.options.get('bits', ''))}"
+    method = stage.options.get("method", stage.options.get("bits", ""))
+    # what is emitted in another form is computed in another way
+    return f"{stage.pass_name} {method} {stage.options.get('form', '')}".rstrip()
 
 
 def _curve_of(stage: Stage, joint: bool) -> str:

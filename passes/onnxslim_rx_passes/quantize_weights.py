@@ -167,6 +167,13 @@ class QuantizeWeights(CompressionPass):
         options = BlockOptions.of(stage)
         return method_of(stage) == GPTQ if options is None else options.uses_statistics
 
+    def applied(self, stage: Stage) -> bool:
+        """Per channel, ONNX Runtime computes DequantizeLinear in front of a MatMul on integers.
+
+        So activations are rounded, too, which costs more than the weight.
+        """
+        return BlockOptions.of(stage) is None and stage.options.get("form") == DEQUANTIZE
+
     def apply(
         self, layer: Layer, stage: Stage, stats: LayerStatistics | None, tape: ir.tape.Tape
     ) -> ir.Value | Mapping[ir.Value, ir.Value] | Skip:

@@ -271,3 +271,12 @@ def test_which_methods_are_of_channels(
     found = offered(model, known(inputs(rng, k=64)), max_row_error=9.0, **options)
     assert {candidate.stages[0].options["form"] for candidate in found} == forms
     assert all(c.stages[0].options["method"] == options["method"] for c in found)
+
+
+def test_damage_is_measured_in_the_graph_where_activations_are_rounded_too() -> None:
+    one = quantizer()
+    channels = {"bits": 8, "method": "gptq"}
+    assert one.applied(Stage(one.name, {**channels, "form": "dequantize-linear"}))
+    assert not one.applied(Stage(one.name, {**channels, "form": "cast-mul"}))
+    blocks = {"bits": 4, "group": 32, "form": "dequantize-linear"}
+    assert not one.applied(Stage(one.name, blocks))
