@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from onnxslim_rx.calibration import collect
-from onnxslim_rx.ir import clone, serialize
+from onnxslim_rx.ir import clone, constant, serialize
 from onnxslim_rx.passbase import Layer, Skipped
 from onnxslim_rx.stages import apply_treatments
 from onnxslim_rx.targets import load_target
@@ -43,23 +44,29 @@ def applied(
     model: ir.Model,
     samples: Sequence[Sample],
     only: Sequence[str] | None = None,
+    methods: Mapping[str, str] | None = None,
     **options: Any,
 ) -> tuple[ir.Model, list[Skipped]]:
-    """A copy with the first candidate of every layer (or of `only`) carried out, not tidied up."""
+    """A copy with the first candidate of every layer (or of `only`) carried out, not tidied up.
+
+    `methods`: other methods than "minmax", by layer.
+    """
     options.setdefault("method", "minmax")
     one = QuantizeStatic(**options)
+    methods = methods or {}
     found = list(one.layers(model))
     layers = [layer for layer in found if isinstance(layer, Layer)]
     stats = collect(model, layers, samples, ranges=True)
     target = load_target("ort-cpu")
-    stages = {
-        layer.name: next(iter(one.candidates(layer, stats.get(layer.name), target))).stages
-        for layer in layers
-        if only is None or layer.name in only
-    }
+    stages = {}
+    for layer in layers:
+        if only is None or layer.name in only:
+            own = dataclasses.replace(one, method=methods.get(layer.name, one.method))
+            candidate, *_ = own.candidates(layer, stats.get(layer.name), target)
+            stages[layer.name] = candidate.stages
     copy = clone(model)
-    own = [layer for layer in one.layers(copy) if isinstance(layer, Layer)]
-    treatments = [(y, stages[y.name], stats[y.name]) for y in own if y.name in stages]
+    copied = [layer for layer in one.layers(copy) if isinstance(layer, Layer)]
+    treatments = [(y, stages[y.name], stats[y.name]) for y in copied if y.name in stages]
     refused = apply_treatments(copy, treatments, {NAME: one})
     return copy, [s for s in found if isinstance(s, Skipped)] + refused
 
@@ -71,7 +78,38 @@ def carried_out(
     made, refused = applied(model, samples, only, **options)
     assert not refused
     QuantizeStatic().finish(made)
+    check(made)
     return made
+
+
+def check(model: ir.Model) -> None:
+    """What kernels on integers take for granted.
+
+    A bias stands in multiples of the scales of input and weight; data movement on integers has one
+    grid on both sides; nothing is rounded twice in a row.
+    """
+    for node in model.graph:
+        makers = [None if value is None else value.producer() for value in node.inputs]
+        if node.op_type in ("Conv", "Gemm") and len(makers) == 3 and None not in makers:
+            x, weight, bias = (scale(maker) for maker in makers if maker is not None)
+            np.testing.assert_allclose(bias, x * weight, rtol=1e-6)
+        readers = [use.node for value in node.outputs for use in value.uses()]
+        rounds = bool(readers) and all(one.op_type == "QuantizeLinear" for one in readers)
+        first = makers[0] if makers else None
+        turned = first is not None and first.op_type == "DequantizeLinear"
+        if node.op_type in MOVES and rounds and first is not None and turned:
+            assert {float(scale(one)) for one in (first, *readers)} == {float(scale(first))}
+        assert not (turned and node.op_type == "QuantizeLinear")
+
+
+MOVES = ("MaxPool", "Reshape", "Transpose", "Flatten", "Slice", "Split", "Resize")
+
+
+def scale(node: ir.Node) -> Array:
+    """That of a QuantizeLinear or DequantizeLinear."""
+    tensor = constant(node.inputs[1])
+    assert tensor is not None
+    return np.asarray(tensor.numpy())
 
 
 def fused(model: ir.Model, folder: Path, level: str = "EXTENDED") -> Counter[str]:

@@ -49,6 +49,13 @@ def separable(rng: np.random.Generator) -> ir.Model:
     return image(body, weights)
 
 
+def pooled(rng: np.random.Generator) -> ir.Model:
+    weights = {"u": kernel(rng, 4, 4, 3, 3), "v": kernel(rng, 6, 4, 1, 1), "b": kernel(rng, 6) + 9}
+    body = f"""a = Conv<{PADS}>(x, u)\nm = MaxPool<kernel_shape = [2,2], strides = [2,2]>(a)
+    y = Conv(m, v, b)"""
+    return image(body, weights)
+
+
 def pools(rng: np.random.Generator) -> ir.Model:
     weights = {"u": kernel(rng, 4, 4, 3, 3), "v": kernel(rng, 6, 12, 1, 1)}
     weights |= {"w": kernel(rng, 6, 10), "b": kernel(rng, 10)}
@@ -99,6 +106,7 @@ CASES = {
     conv_relu_conv: {"QLinearConv": 2, **ENDS},
     residual: {"QLinearConv": 3, "QLinearAdd": 1, **ENDS},
     separable: {"QLinearConv": 3, **ENDS},
+    pooled: {"QLinearConv": 2, "MaxPool": 1, **ENDS},
     pools: {
         **{"QLinearConv": 2, "MaxPool": 1, "QLinearAveragePool": 1, "QLinearConcat": 1},
         **{"QLinearGlobalAveragePool": 1, "Flatten": 1, "QGemm": 1, "QuantizeLinear": 1},
@@ -156,6 +164,34 @@ def test_signed_activations(rng, tmp_path: Path) -> None:
     model = conv_relu_conv(rng)
     made = carried_out(model, draws(model, rng), activations="s8")
     assert fused(made, tmp_path) == Counter(CASES[conv_relu_conv])
+
+
+def test_ranges_found_in_different_ways_for_one_tensor(rng, tmp_path: Path) -> None:
+    model = separable(rng)
+    ways = {"u": "percentile", "v": "minmax", "w": "mse"}
+    made = carried_out(model, draws(model, rng), methods=ways)
+    assert fused(made, tmp_path) == Counter(CASES[separable])
+
+
+def test_a_sum_is_on_integers_for_all_who_read_it(rng, tmp_path: Path) -> None:
+    weights = {"u": kernel(rng, 4, 4, 1, 1), "v": kernel(rng, 4, 4, 1, 1)}
+    body = "a = Conv(x, u)\ns = Add(a, a)\nb = Conv(s, v)\nt = Tanh(s)\ny = Add(b, t)"
+    model = image(body, weights)
+    found = fused(carried_out(model, draws(model, rng)), tmp_path)
+    assert found["QLinearAdd"] == found["Tanh"] == found["Add"] == 1
+
+
+def test_what_a_slice_leaves_out_is_not_cut_off(rng) -> None:
+    weights = {"u": kernel(rng, 4, 4, 1, 1), "v": kernel(rng, 4, 1, 1, 1)}
+    weights["u"][0] /= 100
+    weights |= {"zero": np.array([0]), "one": np.array([1])}
+    body = """a = Conv(x, u)\ns = Add(a, a)\nc = Slice(s, zero, one, one)\nb = Conv(c, v)
+    y = Add(b, s)"""
+    model = image(body, weights)
+    samples = draws(model, rng)
+    before = run(model, samples[0])[0]
+    after = run(carried_out(model, samples), samples[0])[0]
+    assert np.abs(before - after).max() < 0.03 * np.abs(before).max()
 
 
 def test_products_of_known_shape_take_up_their_bias(rng, tmp_path: Path) -> None:
