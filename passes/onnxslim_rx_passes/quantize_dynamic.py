@@ -33,6 +33,7 @@ from onnxslim_rx.quant import error
 from onnxslim_rx.targets import Target
 from onnxslim_rx_passes._channel_rounding import CLIP, GPTQ, METHODS
 from onnxslim_rx_passes._complex_parts import why_not_one_scale
+from onnxslim_rx_passes._dynamic_folding import fold_scales
 from onnxslim_rx_passes._dynamic_nodes import emit_product
 from onnxslim_rx_passes._dynamic_rounding import DynamicOptions, Product
 from onnxslim_rx_passes._dynamic_smoothing import best_exponent
@@ -160,6 +161,10 @@ class QuantizeDynamic(CompressionPass):
             return Skip("the weight has NaN or infinity")
         product = Product.of(layer, weight, DynamicOptions.of(stage), stats)
         return {layer.output: emit_product(layer, product, tape)}
+
+    def finish(self, model: ir.Model) -> None:
+        """Fold scales of channels into what makes the channels."""
+        fold_scales(model, self.name)
 
 
 def _why_not(layer: Layer, opset: int) -> str | None:

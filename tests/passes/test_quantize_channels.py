@@ -275,8 +275,7 @@ def test_which_methods_are_of_channels(
 
 def test_damage_is_measured_in_the_graph_where_activations_are_rounded_too() -> None:
     one = quantizer()
-    channels = {"bits": 8, "method": "gptq"}
-    assert one.applied(Stage(one.name, {**channels, "form": "dequantize-linear"}))
-    assert not one.applied(Stage(one.name, {**channels, "form": "cast-mul"}))
-    blocks = {"bits": 4, "group": 32, "form": "dequantize-linear"}
-    assert not one.applied(Stage(one.name, blocks))
+    assert one.applied(Stage(one.name, {"bits": 8, "form": "dequantize-linear"}))
+    assert not one.applied(Stage(one.name, {"bits": 8, "form": "cast-mul"}))
+    blocks = Stage(one.name, {"bits": 4, "group": 32, "form": "dequantize-linear"})
+    assert not one.applied(blocks)
