@@ -353,7 +353,8 @@ class _Run(Phased):
                 " makes them constants."
             )
         self.facts.chosen = dict(zip((u.layer.name for u in units), choices, strict=True))
-        return Outcome(model, plan, self.report(model, verdict, units, skipped, problem.trials))
+        report = self.report(model, verdict, units, skipped, problem.trials)
+        return Outcome(self.released(model, passes), plan, report)
 
     def replay(self, plan: Plan) -> Outcome:
         """Carry out a plan that was made before, and check it against the budget."""
@@ -377,7 +378,13 @@ class _Run(Phased):
             error = BudgetError(f"the plan does not keep the promise: {why}")
             report.failure, error.report = why, report
             raise error
-        return Outcome(model, plan, report)
+        return Outcome(self.released(model, passes), plan, report)
+
+    def released(self, model: ir.Model, passes: Mapping[str, CompressionPass]) -> ir.Model:
+        """The model as it is handed out."""
+        for name in sorted(passes):
+            passes[name].release(model)
+        return model
 
     def refit(
         self, model: ir.Model, roundings: Sequence[Rounding]

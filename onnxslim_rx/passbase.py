@@ -225,6 +225,13 @@ class CompressionPass:
         Doing so again changes nothing.
         """
 
+    def release(self, model: ir.Model) -> None:
+        """Change what only a finished model may change, in place: types of inputs and outputs.
+
+        Called once, on the model that is handed out, when all is measured and verified; what the
+        model computes must not change any more.
+        """
+
     def restore(self, layer: Layer, factors: Factors) -> Factors:
         """What the factors of `transform` stand for: one array for each of `layer.weights`.
 

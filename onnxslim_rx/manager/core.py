@@ -146,6 +146,9 @@ class _Run:
                 else:
                     self.compress(group[0])
                 advance(1)
+        for one in passes.values():
+            if isinstance(one, CompressionPass):
+                one.release(self.model)
         return ManagerResult(self.model, self.journal.entries, self.unverified)
 
     def rewrite(self, passes: dict[int, RewritePass]) -> None:

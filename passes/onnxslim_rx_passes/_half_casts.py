@@ -40,8 +40,9 @@ def tidy_casts(editor: Editor, by: str) -> None:
             (value,) = node.inputs
             assert value is not None  # a Cast has an input
             output, to = node.outputs[0], node.attributes.get_int("to", 0)
-            before = source(value, by)
-            inner = before if before is not value and before.dtype == to else None
+            maker = value.producer()
+            before = maker.inputs[0] if maker is not None and is_cast(maker, by) else None
+            inner = before if before is not None and before.dtype == to != _FLOAT else None
             same = inner or first.setdefault((value, to), output)
             if same is not output and editor.can_forward(output, same):
                 editor.forward(output, same)

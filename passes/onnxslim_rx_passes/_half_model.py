@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterator
 import onnx_ir as ir
 
 from onnxslim_rx.analysis.facts import Facts
-from onnxslim_rx.ir import constant, graphs_in, mark, marked
+from onnxslim_rx.ir import constant, graphs_in, marked
 from onnxslim_rx.rewriter import Editor
 from onnxslim_rx_passes._half_casts import is_cast, source, tidy_casts
+from onnxslim_rx_passes._half_interface import round_interface
 from onnxslim_rx_passes._half_nodes import PRODUCTS, fits, floats_entering, in_half, is_safe
 from onnxslim_rx_passes._half_regions import Carried, nodes_in_half
 from onnxslim_rx_passes._halves import HALVES
@@ -41,7 +42,7 @@ class HalfModel:
         """Let nodes follow and drop needless Casts; done again, nothing changes.
 
         Args:
-            io: whether inputs and outputs of the model become half, too.
+            io: whether inputs and outputs of the model are rounded to half, too.
         """
         facts = Facts(self._model)
         found = {
@@ -55,7 +56,7 @@ class HalfModel:
             for graph in graphs_in(self._model.graph):
                 self._follow(graph, name, outside=io and graph is self._model.graph)
         if io and types:
-            self._open(HALVES[types[0]])
+            round_interface(self._editor, HALVES[types[0]], self._by)
         tidy_casts(self._editor, self._by)
 
     def _follow(self, graph: ir.Graph, name: str, *, outside: bool) -> None:
@@ -118,35 +119,3 @@ class HalfModel:
                 maker = value.producer()
                 own = maker if maker is not None and maker.graph is graph else None
                 yield Carried(own, frozenset(readers.get(value, ())), value in outside)
-
-    # -- inputs and outputs --------------------------------------------------------------------
-
-    def _open(self, half: ir.DataType) -> None:
-        """Inputs and outputs of the model in float32 become half."""
-        graph = self._model.graph
-        for value in graph.inputs:
-            if value.dtype == _FLOAT and not value.is_initializer() and not value.is_graph_output():
-                self._cast_input(value, half)
-        for index, value in enumerate(graph.outputs):
-            if value.dtype == _FLOAT and value.producer() is not None:
-                graph.outputs[index] = self._cast_output(value, half)
-
-    def _cast_input(self, value: ir.Value, half: ir.DataType) -> None:
-        tape, single = ir.tape.Tape(), ir.Value(type=value.type, shape=value.shape)
-        value.replace_all_uses_with(single)
-        made = tape.op("Cast", [value], {"to": _FLOAT})
-        made.type, made.shape = single.type, single.shape
-        value.type = ir.TensorType(half)
-        self._editor.insert(tape, self._model.graph[0], by=self._by)
-        single.replace_all_uses_with(made)
-
-    def _cast_output(self, value: ir.Value, half: ir.DataType) -> ir.Value:
-        graph, name = self._model.graph, value.name
-        value.name = self._editor.fresh(f"{name}_float32")
-        made = ir.Value(name=name, type=ir.TensorType(half), shape=value.shape)
-        to = ir.AttrInt64("to", int(half))
-        node = ir.Node("", "Cast", [value], [to], outputs=[made])
-        node.name = self._editor.fresh_for_node(f"{name}/Cast")
-        mark(node, self._by)
-        graph.append(node)
-        return made

@@ -29,6 +29,7 @@ from onnxslim_rx.passbase import (
 from onnxslim_rx.quant import error
 from onnxslim_rx.targets import Target
 from onnxslim_rx_passes._channel_weights import opset_of
+from onnxslim_rx_passes._half_interface import release_interface
 from onnxslim_rx_passes._half_model import HalfModel
 from onnxslim_rx_passes._half_nodes import fits, in_half
 from onnxslim_rx_passes._halves import HALVES, UNITS, half_factors, to_half, too_large
@@ -61,7 +62,7 @@ class ComputeHalf(CompressionPass):
             Conv and ConvTranspose in bfloat16: that is refused where the target does not list it.
         sums: whether operators that sum up much, and exponentials, may run in 16 bits between such
             layers as well: LayerNormalization, Softmax, ReduceMean, Pow and the like.
-        io: whether inputs and outputs of the model in float32 become half, too.
+        io: whether inputs and outputs of the model in float32 become half, too, at the very end.
         min_elements: weights with fewer entries are no layers; they follow their neighbours.
 
     Raises:
@@ -137,6 +138,11 @@ class ComputeHalf(CompressionPass):
         kept = {layer.node for layer in self.layers(model) if isinstance(layer, Layer)}
         half = HalfModel(model, self.name, kept, sums=self.sums, least=self.min_elements)
         half.finish(io=self.io)
+
+    def release(self, model: ir.Model) -> None:
+        """Inputs and outputs that were rounded to half become half, in place."""
+        if self.io:
+            release_interface(model, self.name)
 
     def _type_for(self, target: Target) -> str | None:
         wanted = self.type or next((one for one in target.computes if one in HALVES), None)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxslim_rx import simplify
+from onnxslim_rx import PassManager, simplify
 from onnxslim_rx.ir import clone, load, nodes, serialize, size_bytes
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx.runtime import Runner
@@ -145,24 +145,38 @@ def test_layers_that_were_left_in_float32_stay() -> None:
     assert casts(tiny) == 2
 
 
-def test_inputs_and_outputs_become_half_where_that_is_asked_for() -> None:
-    found, plain = (
-        between("s = Softmax(a); b = Add(s, z)"),
-        between("s = Softmax(a); b = Add(s, z)"),
-    )
-    in_half(found, io=True)
-    assert [value.dtype for value in found.graph.inputs] == [ir.DataType.FLOAT16] * 2
-    assert [(v.name, v.dtype) for v in found.graph.outputs] == [("y", ir.DataType.FLOAT16)]
-    assert casts(found) == 2  # around the Softmax
-    once = serialize(found)
-    onnx.checker.check_model(once, full_check=True)
-    ComputeHalf(min_elements=16, io=True).finish(found)
-    assert serialize(found) == once
-    x = feeds(found)
-    expected = Runner(plain)({name: array.astype(np.float32) for name, array in x.items()})
-    made = Runner(found)(x)
-    assert made["y"].dtype == np.float16
-    assert cosine(expected, made) > 0.99999
+@pytest.mark.parametrize("tail", ["b = Add(s, z)", "t = Softmax(s); b = Add(t, z)"])
+def test_inputs_and_outputs_become_half_where_that_is_asked_for(tail: str) -> None:
+    body = f"s = Softmax(a); {tail}"
+    plain, found = between(body), between(body)
+    check(found, io=True)
+    assert {value.dtype for value in found.graph.inputs} == {ir.DataType.FLOAT}
+    assert found.graph.outputs[0].dtype == ir.DataType.FLOAT
+    x = {name: array.astype(np.float16) for name, array in feeds(found).items()}
+    wide = {name: array.astype(np.float32) for name, array in x.items()}
+    rounded = Runner(found)(wide)["y"]
+    for _ in range(2):
+        ComputeHalf(io=True).release(found)
+        onnx.checker.check_model(serialize(found), full_check=True)
+        assert [value.dtype for value in found.graph.inputs] == [ir.DataType.FLOAT16] * 2
+        assert [(v.name, v.dtype) for v in found.graph.outputs] == [("y", ir.DataType.FLOAT16)]
+        assert casts(found) == 2  # around what is left in float32
+        made = Runner(found)(x)
+        np.testing.assert_allclose(made["y"], rounded, rtol=2**-9, atol=1e-3)
+        assert cosine(Runner(plain)(wide), made) > 0.99999
+
+
+def test_runs_hand_out_half_inputs_where_that_is_asked_for(root: Path) -> None:
+    path = root / "models/digits.onnx"
+    made = PassManager([ComputeHalf(type="float16", io=True)])(str(path))
+    assert isinstance(made, ir.Model)
+    images = np.load(root / "models/digits_test.npz")["image"][:50]
+    expected, found = Runner(path)({"image": images}), Runner(made)({"image": images.astype("f2")})
+    assert found["logits"].dtype == np.float16
+    assert cosine(expected, found) > 0.99999
+    same = PassManager([ComputeHalf(type="float16")])(str(path))
+    assert isinstance(same, ir.Model)
+    assert same.graph.inputs[0].dtype == same.graph.outputs[0].dtype == ir.DataType.FLOAT
 
 
 def test_bodies_of_nodes_compute_in_half() -> None:
