@@ -29,6 +29,7 @@ class DynamicOptions:
         bits: of weights, 7 or 8.
         method: how weights are rounded: "nearest", "clip" or "gptq".
         smooth: the exponent of the scales that channels are divided by, 0 to 1; 0: no scales.
+        correct: whether the bias makes up for the mean error.
 
     Raises:
         InputError: an option outside its range.
@@ -37,6 +38,7 @@ class DynamicOptions:
     bits: int
     method: str = NEAREST
     smooth: float = 0.0
+    correct: bool = False
 
     def __post_init__(self) -> None:
         for option, fine, expected in (
@@ -56,6 +58,7 @@ class DynamicOptions:
             int(given["bits"]),
             str(given.get("method", NEAREST)),
             float(given.get("smooth", 0.0)),
+            bool(given.get("correct", False)),
         )
 
     def stage(self, name: str) -> Stage:
@@ -115,9 +118,9 @@ class Product(NamedTuple):
         found = dequantize(self.grid).astype(np.float64, copy=False)
         return found if self.inverse is None else found * self.inverse[:, None]
 
-    def error(self, weight: Array, x: Matrix) -> float:
-        """Relative error of the outputs of some rows x, rounded a few rows at a time."""
-        wanted = x @ weight
+    def lost(self, weight: Array, x: Array) -> Matrix:
+        """(rows, N): errors of the outputs of some rows x, rounded a few rows at a time."""
+        x = x.astype(np.float64)
         scaled = x if self.inverse is None else x * self.inverse
-        found = as_seen(scaled) @ dequantize(self.grid)
-        return float(np.linalg.norm(found - wanted)) / (float(np.linalg.norm(wanted)) or 1.0)
+        found: Matrix = as_seen(scaled) @ dequantize(self.grid) - x @ weight
+        return found

@@ -33,6 +33,7 @@ from onnxslim_rx.quant import error
 from onnxslim_rx.targets import Target
 from onnxslim_rx_passes._channel_rounding import CLIP, GPTQ, METHODS
 from onnxslim_rx_passes._complex_parts import why_not_one_scale
+from onnxslim_rx_passes._dynamic_bias import has_bias, mean_error, merge_shifts, pays
 from onnxslim_rx_passes._dynamic_folding import fold_scales
 from onnxslim_rx_passes._dynamic_nodes import emit_product
 from onnxslim_rx_passes._dynamic_rounding import DynamicOptions, Product
@@ -115,19 +116,18 @@ class QuantizeDynamic(CompressionPass):
         if exponent is None:
             exponent = best_exponent(_weights_beside(layer), stats, self.bits)
         plain = DynamicOptions(self.bits, method)
-        found = {plain: _error(layer, weight, plain, stats)}
+        found = dict([_judged(layer, weight, plain, stats)])
         if exponent > 0:
             smooth = dataclasses.replace(plain, smooth=exponent)
-            error = _error(layer, weight, smooth, stats)
-            if error < _MUCH_LESS * found[plain]:
-                found[smooth] = error
+            options, error = _judged(layer, weight, smooth, stats)
+            if error < _MUCH_LESS * min(found.values()):
+                found[options] = error
         size = int(weight.size + weight.shape[1] * 4)
-        for number, options in enumerate(found):
-            scales = weight.shape[0] * 4 if options.smooth else 0
+        for number, (options, error) in enumerate(found.items()):
             yield Candidate(
                 (options.stage(self.name),),
-                found[options],
-                size + scales,
+                error,
+                size + (weight.shape[0] * 4 if options.smooth else 0),
                 2 * weight.size,
                 follows=number + 1 == len(found),
             )
@@ -159,11 +159,18 @@ class QuantizeDynamic(CompressionPass):
         weight = weight_of(layer)
         if not is_finite(weight):
             return Skip("the weight has NaN or infinity")
-        product = Product.of(layer, weight, DynamicOptions.of(stage), stats)
-        return {layer.output: emit_product(layer, product, tape)}
+        options = DynamicOptions.of(stage)
+        product = Product.of(layer, weight, options, stats)
+        x = _sample(weight, stats)
+        shift = None
+        if options.correct and x is not None and has_bias(layer):
+            alpha = layer.node.attributes.get_float("alpha", 1.0)
+            shift = -alpha * mean_error(product.lost(weight, x))
+        return {layer.output: emit_product(layer, product, tape, shift)}
 
     def finish(self, model: ir.Model) -> None:
-        """Fold scales of channels into what makes the channels."""
+        """Fold scales of channels into what makes them, and shifts into biases."""
+        merge_shifts(model, self.name)
         fold_scales(model, self.name)
 
 
@@ -200,11 +207,24 @@ def _weights_beside(layer: Layer) -> list[Array]:
     return found
 
 
-def _error(
+def _judged(
     layer: Layer, weight: Array, options: DynamicOptions, stats: LayerStatistics | None
-) -> float:
-    """Relative error of the outputs, by a few real activations where there are."""
+) -> tuple[DynamicOptions, float]:
+    """Relative error of the outputs, by a few real activations; and whether a bias can lower it."""
     product = Product.of(layer, weight, options, stats)
-    if stats is None or stats.sample is None or stats.sample.shape[1] != len(weight):
-        return error(weight.T, product.dense().T)
-    return product.error(weight, stats.sample.astype(np.float64))
+    x = _sample(weight, stats)
+    if x is None:
+        return options, error(weight.T, product.dense().T)
+    lost = product.lost(weight, x)
+    if has_bias(layer) and pays(lost):
+        options = dataclasses.replace(options, correct=True)
+        lost -= mean_error(lost)
+    norm = float(np.linalg.norm(x.astype(np.float64) @ weight))
+    return options, float(np.linalg.norm(lost)) / (norm or 1.0)
+
+
+def _sample(weight: Array, stats: LayerStatistics | None) -> Array | None:
+    """Rows that entered the layer; none where another treatment cut its weight since."""
+    if stats is None or stats.sample is None or not len(stats.sample):
+        return None
+    return stats.sample if stats.sample.shape[1] == len(weight) else None

@@ -150,10 +150,11 @@ def _statistics(before: LayerStatistics | None, moments: Moments) -> LayerStatis
     now = LayerStatistics(moments.gram, None, moments.rows, None, ())
     if before is None:
         return now
-    # ranges hardly change, and pairs of neighbours must keep theirs
+    # rows and ranges hardly change, and pairs of neighbours must keep theirs
     return dataclasses.replace(
         now,
         shape=before.shape,
+        sample=before.sample,
         low=before.low,
         high=before.high,
         entering=before.entering,
