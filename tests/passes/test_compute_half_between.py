@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from onnxslim_rx import PassManager, simplify
 from onnxslim_rx.ir import clone, load, nodes, serialize, size_bytes
@@ -20,7 +17,6 @@ from onnxslim_rx.passbase import Layer
 from onnxslim_rx.runtime import Runner
 from onnxslim_rx.stages import apply_treatments
 from onnxslim_rx.verify import generate_inputs
-from onnxslim_rx_passes._half_regions import Carried, nodes_in_half
 from onnxslim_rx_passes.compute_half import ComputeHalf
 from onnxslim_rx_passes.store_half import StoreHalf
 from tests.passes.halves import TARGET, casts, cosine, in_half, model, types
@@ -201,49 +197,6 @@ def test_bodies_of_nodes_compute_in_half() -> None:
     once = serialize(found)
     ComputeHalf(min_elements=16).finish(found)
     assert serialize(found) == once
-
-
-# -- the cut ---------------------------------------------------------------------------------------
-
-
-@st.composite
-def networks(draw: st.DrawFn) -> tuple[list[Carried], dict[ir.Node, bool | None]]:
-    count = draw(st.integers(1, 7))
-    made = [ir.Node("", "Op", []) for _ in range(count)]
-    settled = {node: draw(st.sampled_from([None, None, True, False])) for node in made}
-    values = []
-    for place in range(-1, count):
-        later = made[place + 1 :]
-        readers = frozenset(draw(st.sets(st.sampled_from(later)))) if later else frozenset()
-        maker = made[place] if place >= 0 else None
-        values.append(Carried(maker, readers, draw(st.booleans())))
-    return values, settled
-
-
-@given(networks(), st.booleans())
-def test_no_other_choice_leaves_fewer_casts(
-    network: tuple[list[Carried], dict[ir.Node, bool | None]], outside: bool
-) -> None:
-    values, settled = network
-    free = [node for node, half in settled.items() if half is None]
-    fixed = {node for node, half in settled.items() if half}
-
-    def cost(half: set[ir.Node]) -> int:
-        total = 0
-        for value in values:
-            made = outside if value.maker is None else value.maker in half
-            read = {node in half for node in value.readers} | (
-                {outside} if value.outside else set()
-            )
-            total += bool(read - {made})
-        return total
-
-    chosen = nodes_in_half(values, settled.__getitem__, outside=outside)
-    choices = [set(some) for n in range(len(free) + 1) for some in itertools.combinations(free, n)]
-    best = min(cost(fixed | some) for some in choices)
-    assert cost(fixed | chosen) == best
-    # and of all that are as good, none has fewer nodes in half
-    assert len(chosen) == min(len(some) for some in choices if cost(fixed | some) == best)
 
 
 # -- real models -----------------------------------------------------------------------------------
