@@ -69,7 +69,7 @@ def drawn(steps: list[tuple[str, int, int]], rng: np.random.Generator) -> ir.Mod
     return build(f"g (float[1,4,6,6] x) => ({outputs}) {{ {body} }}", weights)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(STEP, min_size=2, max_size=12), st.integers(0, 3), st.booleans())
 def test_any_graph(steps, leave, mixed) -> None:
     rng = np.random.default_rng(7)
