@@ -100,13 +100,14 @@ _ORDER: tuple[str, ...] = (
     "move-scalar",
     "replace-einsum",
     "replace-transposed-batchnorm",
+    "equalize",
 )
 
 OPTIONAL: frozenset[str] = frozenset(
-    {"fuse-bias-gelu", "fuse-gelu-ms", "fuse-skip-layer-norm", "raise-opset"}
+    {"equalize", "fuse-bias-gelu", "fuse-gelu-ms", "fuse-skip-layer-norm", "raise-opset"}
 )
 """Passes that are left out unless asked for: they need operators of com.microsoft, or a newer
-opset."""
+opset, or are of use only where weights are rounded later."""
 
 CLEAN: tuple[str, ...] = tuple(name for name in _ORDER if name not in OPTIONAL)
 """Passes of the clean stage, in order; they are repeated until none changes anything."""
