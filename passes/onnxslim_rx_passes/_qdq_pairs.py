@@ -123,9 +123,8 @@ class _Layout:
         maker = value.producer()
         # behind the last node there is no place to insert: the graph is sorted afterwards
         place = 0 if maker is None else self._places[maker] + 1
-        like = None if maker is None else maker
         before = self._order[min(place, len(self._order) - 1)]
-        self._editor.insert(tape, before, by=self._by, like=like)
+        self._editor.insert(tape, before, by=self._by, like=maker)
         if readers is not None:
             for node, index in readers:
                 node.replace_input_with(index, back)

@@ -65,6 +65,8 @@ class Unit:
             leaving = grid_of(stats.leaving, method, dtype)
         rows = weight_rows(layer)
         bias = bias_of(layer, len(rows))
+        if bias is not None and not is_finite(bias):
+            return Skip("the bias has NaN or infinity")
         least = least_scales(bias, entering.scale)
         weight = IntegerWeight.of(layer, rows, stats, int(stage.options["bits"]), least)
         return cls(layer, stats, entering, leaving, rows, bias, weight)
