@@ -27,15 +27,12 @@ __all__ = [
 Timed = tuple[float, float, float]
 """Latency, of another's, and its 95% bootstrap interval."""
 
-_DYNAMIC, _STATIC = ("quantize-dynamic",), ("raise-opset", "quantize-static")
+_DYNAMIC, _STATIC = ("quantize-dynamic",), ("quantize-static",)
+_INTEGERS = (*_STATIC, "quantize-weights")
 
 
 def _fast(**budget: Any) -> dict[str, Any]:
     return {"budget": {"minimize": "latency"} | budget}
-
-
-def _agreeing(**budget: Any) -> dict[str, Any]:
-    return {"metric": "top1", **_fast(max_drop=0.02, **budget)}  # labels: the model's own
 
 
 MINILM_JOBS: dict[str, dict[str, Any]] = {
@@ -45,15 +42,15 @@ MINILM_JOBS: dict[str, dict[str, Any]] = {
 """Fields of `bench_run.Job` by name."""
 
 MOBILENET_JOBS: dict[str, dict[str, Any]] = {
-    name: {"also": ("raise-opset",), **job}  # scales by channel need 13; it has 12
-    for name, job in {
-        "agreement 0.98": _agreeing(),
-        "agreement 0.98, static alone": {**_agreeing(), "only": _STATIC},
-        "bytes at agreement 0.98": _agreeing(minimize="bytes"),
-        "cosine 0.99": _fast(min_cosine=0.99),
-        "cosine 0.99, static alone": {**_fast(min_cosine=0.99), "only": _STATIC},
-        "cosine 0.98, static alone": {**_fast(min_cosine=0.98), "only": _STATIC},
-    }.items()
+    "cosine 0.997": _fast(min_cosine=0.997),
+    "cosine 0.997, integers alone": {**_fast(min_cosine=0.997), "only": _INTEGERS},
+    "cosine 0.996, integers alone": {**_fast(min_cosine=0.996), "only": _INTEGERS},
+    "cosine 0.98, static alone": {**_fast(min_cosine=0.98), "only": _STATIC},
+    "agreement 0.97, integers alone": {
+        "metric": "agreement",
+        **_fast(max_drop=0.03),
+        "only": _INTEGERS,
+    },
 }
 """The same."""
 

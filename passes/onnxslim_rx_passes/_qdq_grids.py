@@ -11,7 +11,16 @@ import onnx_ir as ir
 from onnxslim_rx.ir import constant
 from onnxslim_rx.quant import Histogram, RangeMethod, affine, expected_error, find_range
 
-__all__ = ["ACTIVATIONS", "CLAMPS", "METHODS", "Grid", "bounds_of", "grid_of", "grid_read"]
+__all__ = [
+    "ACTIVATIONS",
+    "CLAMPS",
+    "METHODS",
+    "Grid",
+    "bounds_of",
+    "grid_of",
+    "grid_read",
+    "range_method",
+]
 
 ACTIVATIONS = {"u8": ir.DataType.UINT8, "s8": ir.DataType.INT8, "u16": ir.DataType.UINT16}
 """Types of quantized activations, by how options name them."""
@@ -19,6 +28,25 @@ ACTIVATIONS = {"u8": ir.DataType.UINT8, "s8": ir.DataType.INT8, "u16": ir.DataTy
 METHODS: tuple[RangeMethod, ...] = ("minmax", "percentile", "entropy", "mse")
 
 CLAMPS = ("Relu", "Clip")
+
+
+_PERCENT = 99.99
+
+
+def range_method(method: str) -> tuple[RangeMethod, float]:
+    """One of `METHODS`, and percent of the values where it is "percentile" or "percentile-99.9".
+
+    Raises:
+        ValueError: something else.
+    """
+    name, _, percent = method.partition("-")
+    known = {one: one for one in METHODS}
+    if name not in known or (percent and name != "percentile"):
+        raise ValueError(f"found {method!r}")
+    number = float(percent or _PERCENT)
+    if not 50 < number <= 100:
+        raise ValueError(f"found {number} percent")
+    return known[name], number
 
 
 class Grid(NamedTuple):
@@ -59,10 +87,11 @@ class Grid(NamedTuple):
         return steps if math.isinf(steps) else float(np.rint(steps)) + self.zero
 
 
-def grid_of(histogram: Histogram, method: RangeMethod, dtype: ir.DataType) -> Grid:
-    """The grid that suits the values of a tensor; see `find_range`."""
+def grid_of(histogram: Histogram, method: str, dtype: ir.DataType) -> Grid:
+    """The grid that suits the values of a tensor; see `range_method` and `find_range`."""
     bits, signed = dtype.bitwidth, bool(dtype.is_signed())
-    low, high = find_range(histogram, method, levels=2**bits)
+    name, percentile = range_method(method)
+    low, high = find_range(histogram, name, levels=2**bits, percentile=percentile)
     return Grid(*affine(low, high, bits=bits, signed=signed), dtype)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import cast
 
 import numpy as np
 
 from onnxslim_rx.passbase import Layer, LayerStatistics, Skip, Stage
-from onnxslim_rx.quant import Histogram, RangeMethod
+from onnxslim_rx.quant import Histogram
 from onnxslim_rx_passes._factors import is_finite
 from onnxslim_rx_passes._linear import weight_of
 from onnxslim_rx_passes._qdq_grids import ACTIVATIONS, Grid, grid_of
@@ -58,7 +57,7 @@ class Unit:
         if not is_finite(weight_of(layer)):
             return Skip("the weight has NaN or infinity")
         dtype = ACTIVATIONS[str(stage.options["activations"])]
-        method = cast(RangeMethod, stage.options["method"])
+        method = str(stage.options["method"])
         entering = grid_of(stats.entering, method, dtype)
         leaving = None
         if layer.op == "Conv" and stats.leaving is not None:

@@ -116,7 +116,9 @@ def test_candidates_say_what_to_expect(rng) -> None:
     assert isinstance(layer, Layer)
     stats = collect(model, [layer], samples, ranges=True)[layer.name]
     found = list(QuantizeStatic().candidates(layer, stats, TARGET))
-    assert {one.stages[0].options["method"] for one in found} == {"mse", "percentile"}
+    assert {one.stages[0].options["method"] for one in found} == {
+        *("mse", "percentile", "percentile-99.95"),
+    }
     assert [one.error for one in found] == sorted(one.error for one in found)
     for one in found:
         assert one.bytes == weight.size + 8 * 12
@@ -164,6 +166,9 @@ def test_weights_that_are_not_finite(rng, bad) -> None:
     [
         ({"activations": "u4"}, "activations = 'u4'"),
         ({"method": "guess"}, "method = 'guess'"),
+        ({"method": "mse-99"}, "method = 'mse-99'"),
+        ({"method": "percentile-many"}, "method = 'percentile-many'"),
+        ({"method": "percentile-101"}, "method = 'percentile-101'"),
         ({"bits": 6}, "bits = 6"),
         ({"min_elements": 0}, "min_elements = 0"),
     ],
