@@ -29,12 +29,18 @@ from onnxslim_rx.passbase import (
     Stage,
     weight_layers,
 )
-from onnxslim_rx.quant import error
+from onnxslim_rx.quant import dequantize, error
 from onnxslim_rx.targets import Target
 from onnxslim_rx_passes._channel_rounding import CLIP, GPTQ, METHODS
 from onnxslim_rx_passes._complex_parts import why_not_one_scale
 from onnxslim_rx_passes._dynamic_bias import has_bias, mean_error, merge_shifts, pays
 from onnxslim_rx_passes._dynamic_folding import fold_scales
+from onnxslim_rx_passes._dynamic_lstm import (
+    emit_lstm,
+    lstm_candidates,
+    lstm_layers,
+    rounded_lstm,
+)
 from onnxslim_rx_passes._dynamic_nodes import emit_product
 from onnxslim_rx_passes._dynamic_rounding import DynamicOptions, Product
 from onnxslim_rx_passes._dynamic_smoothing import best_exponent
@@ -53,7 +59,8 @@ class QuantizeDynamic(CompressionPass):
 
     Shapes: X (..., K), W (K, N), one scale for each of the N columns. MatMul with a constant
     matrix on the right and Gemm whose A is not transposed, float32. Activations that several
-    layers read are rounded once.
+    layers read are rounded once. LSTM becomes DynamicQuantizeLSTM of com.microsoft, where targets
+    allow that; for GRU and RNN there is no such operator.
 
     Args:
         bits: of weights, 7 or 8. x86 processors without VNNI add two products in 16 bits, which
@@ -93,18 +100,23 @@ class QuantizeDynamic(CompressionPass):
             )
 
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
-        """MatMul and Gemm with a constant matrix on the right that no other node reads."""
+        """MatMul and Gemm with a constant matrix on the right that no other node reads; LSTM."""
         opset = model.opset_imports.get("", 1)
         for layer in weight_layers(model, {"linear": "linear"}, min_elements=self.min_elements):
             if isinstance(layer, Layer) and (why := _why_not(layer, opset)):
                 yield Skipped(layer.name, f"{layer.op}: {why}")
             else:
                 yield layer
+        yield from lstm_layers(model, self.min_elements)
 
     def candidates(
         self, layer: Layer, stats: LayerStatistics | None, target: Target
     ) -> Iterable[Candidate]:
         """Activations as they come; and with channels made alike, where that errs much less."""
+        if layer.kind == "recurrent":
+            if target.allows("ort"):
+                yield from lstm_candidates(layer, stats, self.name, self.bits, self.method)
+            return
         weight = weight_of(layer)
         if not is_finite(weight):
             return
@@ -144,6 +156,9 @@ class QuantizeDynamic(CompressionPass):
         self, layer: Layer, stage: Stage, factors: Factors, stats: LayerStatistics | None
     ) -> Factors:
         """The rounded weight; activations are taken as they are."""
+        if layer.kind == "recurrent":
+            made = rounded_lstm(layer, factors, DynamicOptions.of(stage), stats)
+            return tuple(dequantize(grid).astype(np.float64, copy=False) for grid in made)
         if len(factors) != 1:
             raise InputError(f"{layer.name} is factorized already", expected="one weight")
         stored = factors[0]
@@ -156,10 +171,12 @@ class QuantizeDynamic(CompressionPass):
         self, layer: Layer, stage: Stage, stats: LayerStatistics | None, tape: ir.tape.Tape
     ) -> Mapping[ir.Value, ir.Value] | Skip:
         """Emit the integer product and its scaling."""
+        options = DynamicOptions.of(stage)
+        if layer.kind == "recurrent":
+            return emit_lstm(layer, options, stats, tape)
         weight = weight_of(layer)
         if not is_finite(weight):
             return Skip("the weight has NaN or infinity")
-        options = DynamicOptions.of(stage)
         product = Product.of(layer, weight, options, stats)
         x = _sample(weight, stats)
         shift = None
