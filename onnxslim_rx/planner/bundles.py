@@ -172,7 +172,8 @@ def _with_choice(
     use = _use(choice, passes)
     same_speed = choice.relative_latency == 1.0
     for other, theirs in state.uses:
-        if weights & theirs and "whole" in (use, other):
+        # nor can one weight be stored in two ways
+        if weights & theirs and ("whole" in (use, other) or use == other == "storage"):
             return None
     lost = dict(state.lost)
     if use == "part":

@@ -76,6 +76,16 @@ def test_units_that_share_nothing_stay_apart():
     assert [bundle.units for bundle in bundles] == [(0,), (1,)]
 
 
+def test_a_weight_is_stored_in_one_way():
+    """An operator with two weights on integers, or each of its weights on its own."""
+    w, r = weight("w"), weight("r")
+    both = unit("w + r", [w, r], [choice("round", 0.2, 200, 0.5)])
+    alone = [unit(value.name, [value], [choice("round", 0.1, 100)]) for value in (w, r)]
+    (bundle,) = bundle_up([both, *alone], PASSES)
+    picks = {pick.choices for pick in bundle.picks}
+    assert picks == {(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)}
+
+
 def test_units_are_joined_through_others():
     a, b, c = weight("a"), weight("b"), weight("c")
     units = [unit("1", [a], []), unit("2", [c], []), unit("3", [a, b], []), unit("4", [b, c], [])]
