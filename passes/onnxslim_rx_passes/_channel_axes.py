@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxslim_rx.passbase import Layer
 from onnxslim_rx_passes._linear import tensor_of
 from onnxslim_rx_passes._part_layers import PARTS, part_axes
+from onnxslim_rx_passes._picked_layers import PICKED
 
 __all__ = ["channel_axes"]
 
@@ -14,6 +15,8 @@ def channel_axes(layer: Layer) -> tuple[int, ...]:
     if layer.kind == PARTS:
         return part_axes(layer)
     rank = len(tensor_of(layer.weights[0]).shape)
+    if layer.kind == PICKED:
+        return tuple(range(rank - 1))
     if layer.kind == "recurrent":
         return (0, 1)  # (directions, gates * hidden, inputs)
     if layer.kind == "conv":

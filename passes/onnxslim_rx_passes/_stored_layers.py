@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnxslim_rx.passbase import Layer, Skipped, weight_layers
 from onnxslim_rx_passes._part_layers import part_layers
+from onnxslim_rx_passes._picked_layers import picked_layers
 from onnxslim_rx_passes._tables import table_layers
 
 __all__ = ["stored_layers"]
@@ -35,10 +36,13 @@ def stored_layers(
 
     Yields:
         Layers. A table that products read as well, or that wrappers stand around, is one layer
-        with all its readers. Constants that hold real and imaginary parts come last.
+        with all its readers. Constants that hold real and imaginary parts, and tables
+        that rows are sliced from, come last.
     """
     tables = list(_tied_tables(model, min_elements))
-    parts = list(part_layers(model, min_elements))
+    parts: list[Layer | Skipped] = list(part_layers(model, min_elements))
+    known = {_name(part) for part in parts}
+    parts += [one for one in picked_layers(model, min_elements) if one.name not in known]
     by_name = {table.name: table for table in tables}
     inner = {v.name for table in tables for node in table.nodes for v in node.inputs if v}
     inner |= {_name(part) for part in parts}
