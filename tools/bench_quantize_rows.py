@@ -27,6 +27,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     **{
         f"{what} at {least}, weights alone": {"min_cosine": least, "minimize": what}
         for what, least in (
+            ("bytes", 0.9995),
             ("bytes", 0.998),
             ("bytes", 0.995),
             ("bytes", 0.992),
@@ -39,7 +40,8 @@ BUDGETS: dict[str, dict[str, Any]] = {
 }
 """Fields of `rx.Budget` by name."""
 
-_WEIGHTS, _PRODUCTS = ("quantize-weights",), ("quantize-weights", "quantize-dynamic")
+_WEIGHTS = ("quantize-weights",)
+_PRODUCTS = (*_WEIGHTS, "quantize-dynamic", "quantize-static")
 ALONE = {
     name: _WEIGHTS if name.startswith("bytes") else _PRODUCTS
     for name in BUDGETS
