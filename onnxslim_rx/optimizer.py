@@ -11,6 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxslim_rx import registry
+from onnxslim_rx.aids import Losses, helpers
 from onnxslim_rx.calibration import MEMORY_BYTES, Calibration
 from onnxslim_rx.dequantization import dequantized, hint, outcome_notes
 from onnxslim_rx.errors import BudgetError, InputError
@@ -136,6 +137,7 @@ class _Run(Phased):
         super().__init__()
         self.notes: list[str] = []
         self.blind = True
+        self.also = tuple(dict.fromkeys((*options.also, *(plan.also if plan else ()))))
 
     def outcome(self) -> Outcome:
         options, source = self.options, self.options.model
@@ -162,6 +164,9 @@ class _Run(Phased):
             self.blind = self.synthetic or self.parts.weak
         with self.phase("clean"):
             self.cleaned, journal = self.clean()
+        if self.plan is None and not self.blind:
+            with self.phase("equalize"):
+                journal = self.aided(journal)
         count = flops_counter(self.parts.select[0])
         self.limits = CostLimits(
             self.original if path is None else path,
@@ -202,7 +207,7 @@ class _Run(Phased):
             "target": self.target,
             "seed": self.options.seed,
             "skip": [name for name in CLEAN if not self.wanted(name)],
-            "also": self.options.also,
+            "also": self.also,
             "fold_limit": self.options.fold_limit,
         }
         found = clean(self.original, **how, least_opset=self.least_opset())
@@ -211,10 +216,30 @@ class _Run(Phased):
             self.notes += outcome_notes(self.original, found.journal)
         for entry in found.journal:
             if entry.failure:
-                self.notes.append(f"The pass {entry.name} was undone: {entry.failure}.")
+                self.tell(f"The pass {entry.name} was undone: {entry.failure}.")
         if found.unverified:
-            self.notes.append(f"Clean-up could not be verified: {found.unverified}.")
+            self.tell(f"Clean-up could not be verified: {found.unverified}.")
         return found.model, found.journal
+
+    def tell(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def aided(self, journal: Sequence[JournalEntry]) -> Sequence[JournalEntry]:
+        """Use the optional passes behind which others are measured to lose less."""
+        for name, helped in helpers(self.compression_passes()).items():
+            if name in self.also or name in self.options.skip:
+                continue
+            before, self.also = self.also, (*self.also, name)
+            model, entries = self.clean()
+            losses = Losses(helped, self.reference, self.parts, self.budget, self.target)
+            note = losses.less(self.cleaned, model)
+            if note:
+                self.cleaned, journal = model, entries
+                self.tell(f"The pass {name} was used: {note}.")
+            else:
+                self.also = before
+        return journal
 
     def least_opset(self) -> int:
         """The version of the standard operators that the passes in play emit."""
@@ -343,7 +368,10 @@ class _Run(Phased):
                 solved.verdict, solved.model, solved.choices, solved.plan
             )  # fmt: skip
         plan = dataclasses.replace(
-            plan, min_onnxruntime=least_onnxruntime(model), opset=self.least_opset()
+            plan,
+            min_onnxruntime=least_onnxruntime(model),
+            opset=self.least_opset(),
+            also=self.also,
         )
         overridable = sum("also a graph input" in entry.why for entry in skipped)
         if overridable:

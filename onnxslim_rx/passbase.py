@@ -105,6 +105,9 @@ class RewritePass:
     name: ClassVar[str] = ""
     raises_opset: ClassVar[bool] = False
     """Whether it may make the model need newer standard operators and a newer file format."""
+    helps: ClassVar[str] = ""
+    """Name of the compression pass that may lose less behind it: it is tried then, and used where
+    that is so."""
 
     def requires(self, model: ir.Model) -> None:
         """Check the precondition; raise `PassError` where it does not hold."""

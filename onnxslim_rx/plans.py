@@ -127,6 +127,7 @@ class Plan:
         refit: whether weights of factorized layers are fitted to the original's outputs on the
             calibration data.
         opset: version of the standard operators that the model is brought to first; 0: none.
+        also: optional passes of the clean-up that were used.
     """
 
     model_digest: str
@@ -137,6 +138,7 @@ class Plan:
     seed: int = 0
     refit: bool = False
     opset: int = 0
+    also: tuple[str, ...] = ()
 
     @property
     def changes(self) -> tuple[LayerPlan, ...]:
@@ -161,6 +163,7 @@ class Plan:
             "min_onnxruntime": self.min_onnxruntime,
             "refit": self.refit,
             "opset": self.opset,
+            "also": list(self.also),
             "budget": dict(self.budget),
         }
         return tomli_w.dumps({**head, "layer": layers})
@@ -196,7 +199,7 @@ class Plan:
                 "layer": list,
             },
             origin,
-            {"refit": bool, "opset": int},
+            {"refit": bool, "opset": int, "also": list},
         )
         if table["schema_version"] != SCHEMA_VERSION:
             raise InputError(
@@ -217,6 +220,7 @@ class Plan:
             seed=table["seed"],
             refit=table.get("refit", False),
             opset=table.get("opset", 0),
+            also=tuple(map(str, table.get("also", ()))),
         )
 
     @classmethod

@@ -49,6 +49,7 @@ class Equalize(RewritePass):
     """
 
     name: ClassVar[str] = "equalize"
+    helps: ClassVar[str] = "quantize-static"
 
     def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """See `RewritePass`; works in place."""
