@@ -296,8 +296,9 @@ class _Run(Phased):
                 cache=cache,
                 slower=self.budget.minimize == "bytes" or self.budget.max_bytes is not None,
             )
+        fixed = {name for name, one in passes.items() if one.reads_ranges}
         for unit in units:
-            unit.choices = unbeaten(unit.choices)
+            unit.choices = unbeaten(unit.choices, fixed)
         with self.phase("measure sensitivity"):
             if units:
                 measure_damages(

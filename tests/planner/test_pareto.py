@@ -38,6 +38,20 @@ def test_what_tells_the_damage_of_chains_stays():
     assert unbeaten([keep, form, other, cut, chain]) == [keep, form, other, cut, chain]
 
 
+def test_ranges_of_each_run_are_worth_a_little_time():
+    fixed = Choice((Stage("static", {"bits": 8}),), 0.2, 100, 50, relative_latency=0.5)
+    own = {
+        latency: Choice((Stage("own", {"bits": 8}),), 0.1, 101, 50, relative_latency=latency)
+        for latency in (0.56, 0.6)
+    }
+    assert unbeaten([fixed, own[0.56]], {"static"}) == [own[0.56]]
+    assert unbeaten([fixed, own[0.56]]) == [fixed, own[0.56]]
+    assert unbeaten([fixed, own[0.6]], {"static"}) == [fixed, own[0.6]]
+    # between two that rely on them, and for those that do not, what is slower is slower
+    assert unbeaten([fixed, own[0.56]], {"static", "own"}) == [fixed, own[0.56]]
+    assert unbeaten([fixed, own[0.56]], {"own"}) == [fixed, own[0.56]]
+
+
 numbers = st.tuples(st.floats(0.01, 1), st.integers(1, 4), st.integers(1, 4), st.floats(0.1, 1))
 
 
