@@ -34,6 +34,7 @@ from onnxslim_rx_passes._half_model import HalfModel
 from onnxslim_rx_passes._half_nodes import fits, in_half
 from onnxslim_rx_passes._halves import HALVES, UNITS, half_factors, to_half, too_large
 from onnxslim_rx_passes._linear import tensor_of
+from onnxslim_rx_passes._option_checks import check_least, check_word
 
 __all__ = ["ComputeHalf"]
 
@@ -79,12 +80,8 @@ class ComputeHalf(CompressionPass):
     min_elements: int = 512
 
     def __post_init__(self) -> None:
-        if self.type not in (None, *HALVES):
-            found = f"{self.name} has type = {self.type!r}"
-            raise InputError(found, expected=" or ".join(HALVES))
-        if self.min_elements < 1:
-            found = f"{self.name} has min_elements = {self.min_elements}"
-            raise InputError(found, expected="at least 1")
+        check_word(self, "type", (None, *HALVES))
+        check_least(self, "min_elements")
 
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
         """Layers in float32 that alone read their weight, in the main graph and in subgraphs."""

@@ -46,6 +46,7 @@ from onnxslim_rx_passes._dynamic_rounding import DynamicOptions, Product
 from onnxslim_rx_passes._dynamic_smoothing import best_exponent
 from onnxslim_rx_passes._factors import is_finite
 from onnxslim_rx_passes._linear import as_applied, as_stored, tensor_of, weight_of
+from onnxslim_rx_passes._option_checks import check_least, check_word
 
 __all__ = ["QuantizeDynamic"]
 
@@ -87,17 +88,11 @@ class QuantizeDynamic(CompressionPass):
     min_elements: int = 4096
 
     def __post_init__(self) -> None:
-        if self.bits not in (7, 8):
-            raise InputError(f"{self.name} has bits = {self.bits}", expected="7 or 8")
-        if self.method not in (*METHODS, "auto"):
-            text = f"{self.name} has method = {self.method!r}"
-            raise InputError(text, expected=", ".join((*METHODS, "auto")))
+        check_word(self, "bits", (7, 8))
+        check_word(self, "method", (*METHODS, "auto"))
+        check_least(self, "min_elements")
         if self.smooth is not None and not 0.0 <= self.smooth <= 1.0:
             raise InputError(f"{self.name} has smooth = {self.smooth}", expected="0 to 1")
-        if self.min_elements < 1:
-            raise InputError(
-                f"{self.name} has min_elements = {self.min_elements}", expected="at least 1"
-            )
 
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
         """MatMul and Gemm with a constant matrix on the right that no other node reads; LSTM."""

@@ -27,6 +27,7 @@ from onnxslim_rx.passbase import (
 from onnxslim_rx.quant import dequantize, quantize_symmetric
 from onnxslim_rx.targets import Target
 from onnxslim_rx_passes._channel_axes import channel_axes
+from onnxslim_rx_passes._option_checks import check_least, check_word
 from onnxslim_rx_passes._qdq_grids import ACTIVATIONS, METHODS, range_method
 from onnxslim_rx_passes._qdq_layers import static_layers
 from onnxslim_rx_passes._qdq_nodes import FLOAT, emit_layer, emit_pair, emit_rest
@@ -79,22 +80,16 @@ class QuantizeStatic(CompressionPass):
     min_elements: int = 1
 
     def __post_init__(self) -> None:
-        words = {"activations": tuple(ACTIVATIONS), "bits": (7, 8)}
-        for option, allowed in words.items():
-            if getattr(self, option) not in allowed:
-                text = f"{self.name} has {option} = {getattr(self, option)!r}"
-                raise InputError(text, expected=", ".join(str(one) for one in allowed if one))
+        check_word(self, "activations", tuple(ACTIVATIONS))
+        check_word(self, "bits", (7, 8))
+        check_least(self, "min_elements")
         try:
             range_method(self.method or METHODS[0])
         except ValueError as error:
-            expected = ", ".join(METHODS) + ", or such as percentile-99.9"
             raise InputError(
-                f"{self.name} has method = {self.method!r}", expected=expected
+                f"{self.name} has method = {self.method!r}",
+                expected=", ".join(METHODS) + ", or such as percentile-99.9",
             ) from error
-        if self.min_elements < 1:
-            raise InputError(
-                f"{self.name} has min_elements = {self.min_elements}", expected="at least 1"
-            )
 
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
         """Conv, Gemm and MatMul of the main graph whose weights nobody else reads."""

@@ -12,7 +12,6 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import (
     Array,
     Candidate,
@@ -30,6 +29,7 @@ from onnxslim_rx_passes._channel_axes import channel_axes
 from onnxslim_rx_passes._channel_weights import opset_of
 from onnxslim_rx_passes._halves import HALVES, UNITS, half_factors, to_half, too_large, worst_slice
 from onnxslim_rx_passes._linear import as_applied, tensor_of
+from onnxslim_rx_passes._option_checks import check_least, check_word
 from onnxslim_rx_passes._stored_layers import stored_layers
 
 __all__ = ["StoreHalf"]
@@ -63,12 +63,8 @@ class StoreHalf(CompressionPass):
     min_elements: int = 512
 
     def __post_init__(self) -> None:
-        if self.type not in (None, *HALVES):
-            found = f"{self.name} has type = {self.type!r}"
-            raise InputError(found, expected=" or ".join(HALVES))
-        if self.min_elements < 1:
-            found = f"{self.name} has min_elements = {self.min_elements}"
-            raise InputError(found, expected="at least 1")
+        check_word(self, "type", (None, *HALVES))
+        check_least(self, "min_elements")
 
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
         """Weights of every layer kind, in the main graph and in subgraphs."""
