@@ -38,6 +38,10 @@ def _fast(**budget: Any) -> dict[str, Any]:
 MINILM_JOBS: dict[str, dict[str, Any]] = {
     **{f"latency at {least}": _fast(min_cosine=least) for least in (0.998, 0.995, 0.994, 0.993)},
     "latency at 0.994, dynamic alone": {**_fast(min_cosine=0.994), "only": _DYNAMIC},
+    "latency at 0.997, integers alone": {
+        **_fast(min_cosine=0.997),
+        "only": (*_DYNAMIC, *_INTEGERS),
+    },
 }
 """Fields of `bench_run.Job` by name."""
 
