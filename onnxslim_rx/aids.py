@@ -26,6 +26,7 @@ from onnxslim_rx.verify import compare_runs
 __all__ = ["Losses", "helpers"]
 
 _CLEARLY = 0.9  # what is measured on few samples counts as less below this ratio
+_LEAST = 1e-4  # a smaller loss (1 - cosine) needs no help
 _CALIBRATE, _SELECT = 32, 16  # samples
 
 
@@ -66,8 +67,11 @@ class Losses:
         """
         if digest(before) == digest(after):
             return ""
-        old, new = self._loss(before), self._loss(after)
-        if old is None or new is None or not new < _CLEARLY * old:
+        old = self._loss(before)
+        if old is None or old < _LEAST:
+            return ""
+        new = self._loss(after)
+        if new is None or not new < _CLEARLY * old:
             return ""
         return (
             f"with all layers in {self.one.name} the loss is {new:.2g} (1 - cosine), and {old:.2g}"
