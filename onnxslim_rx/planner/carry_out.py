@@ -57,12 +57,14 @@ def apply_plan(
 
     def fit() -> None:
         if refit is not None:
-            known.update(refit(copy, _roundings(copy, turns.get(_STORED, ()), passes, stats)))
+            roundings = _roundings(copy, turns.get(_STORED, ()), passes, stats, model)
+            known.update(refit(copy, roundings))
 
     skipped: list[Skipped] = []
     # what changes parts of weights comes first, how weights are stored last
     for turn in (_PARTS, _FORMS, _STORED):
-        treatments = _treatments(copy, turns.get(turn, ()), passes, known)
+        treatments, gone = _treatments(copy, turns.get(turn, ()), passes, known, model)
+        skipped += gone
         between = fit if turn == _FORMS and treatments else None
         skipped += apply_treatments(copy, treatments, passes, between=between)
         if turn == _FORMS and not treatments:
@@ -76,11 +78,12 @@ def _roundings(
     layers: Iterable[LayerPlan],
     passes: Mapping[str, CompressionPass],
     stats: Mapping[str, LayerStatistics],
+    original: ir.Model,
 ) -> list[Rounding]:
     """How weights of `model` will be rounded, as they are now."""
     return [
         Rounding(layer, stages[0], passes[stages[0].pass_name], known)
-        for layer, stages, known in _treatments(model, layers, passes, stats)
+        for layer, stages, known in _treatments(model, layers, passes, stats, original)[0]
         if layer.weight.is_initializer() and len(layer.weights) == 1
     ]
 
@@ -90,23 +93,36 @@ def _treatments(
     layers: Iterable[LayerPlan],
     passes: Mapping[str, CompressionPass],
     stats: Mapping[str, LayerStatistics],
-) -> list[Treatment]:
-    """The layers of `model` that plans name, as they are now."""
+    original: ir.Model,
+) -> tuple[list[Treatment], list[Skipped]]:
+    """The layers of `model` that plans name, as they are now, and those that are gone.
+
+    Raises:
+        InputError: the original has no such layer.
+    """
     found: dict[str, dict[str, Layer]] = {}
     treatments: list[Treatment] = []
+    gone: list[Skipped] = []
     for planned in layers:
         first = planned.stages[0].pass_name
         if first not in found:
-            every = passes[first].layers(model)
-            found[first] = {one.name: one for one in every if isinstance(one, Layer)}
-        if planned.name not in found[first]:
+            found[first] = _by_name(passes[first], model)
+        layer = found[first].get(planned.name)
+        if layer is not None:
+            treatments.append((layer, planned.stages, stats.get(planned.name)))
+        elif planned.name in _by_name(passes[first], original):
+            why = f"what other treatments left of it is nothing for {first}"
+            gone.append(Skipped(planned.name, why))
+        else:
             raise InputError(
                 f"{first} finds no layer {planned.name!r} in the model",
                 advice="make the plan again for this model",
             )
-        layer = found[first][planned.name]
-        treatments.append((layer, planned.stages, stats.get(planned.name)))
-    return treatments
+    return treatments, gone
+
+
+def _by_name(one: CompressionPass, model: ir.Model) -> dict[str, Layer]:
+    return {layer.name: layer for layer in one.layers(model) if isinstance(layer, Layer)}
 
 
 def _turn(one: CompressionPass) -> int:
