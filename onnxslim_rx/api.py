@@ -401,6 +401,8 @@ def bench(
     calibration: Calibration | None = None,
     metric: MetricLike | None = None,
     seconds: float = 2.0,
+    device: str | None = None,
+    profile: bool = False,
     progress: bool = True,
 ) -> Benchmark:
     """Latency, memory, size and metric of models with the same inputs, timed in turns.
@@ -410,6 +412,8 @@ def bench(
         calibration: samples to run on; None: made-up ones.
         metric: see `optimize`.
         seconds: least time spent on timing, in all.
+        device: where operators of `ai.onnxslim.rx` run, see `InferenceSession`.
+        profile: also what each kernel of the native library took.
         progress: show bars on a terminal.
 
     Raises:
@@ -421,6 +425,8 @@ def bench(
             calibration,
             load_metric(metric) if metric is not None else None,
             seconds=seconds,
+            device=device,
+            profile=profile,
         )
 
 

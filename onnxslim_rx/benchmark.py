@@ -8,13 +8,24 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import onnx_ir as ir
+
 from onnxslim_rx.analysis import params
 from onnxslim_rx.calibration import Calibration, fed, load_data
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import ModelLike, load, size_bytes
 from onnxslim_rx.metrics import Metric
 from onnxslim_rx.progress import task
-from onnxslim_rx.runtime import Runner, environment, time_interleaved
+from onnxslim_rx.runtime import (
+    Profile,
+    Profiler,
+    Runner,
+    cards,
+    check_device,
+    environment,
+    time_interleaved,
+    uses_domain,
+)
 from onnxslim_rx.runtime.memory import session_memory
 from onnxslim_rx.verify import compare_runs, generate_inputs
 
@@ -39,6 +50,8 @@ class BenchRow:
         cosine: mean cosine of the worst output with the first model's; None where the models
             cannot be compared.
         metric: the user's metric; None where there is none.
+        profile: what the kernels of the native library took for all samples once; None where it was
+            not asked for.
     """
 
     name: str
@@ -51,6 +64,7 @@ class BenchRow:
     memory_bytes: int | None
     cosine: float | None
     metric: float | None
+    profile: Profile | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +75,13 @@ class Benchmark:
         rows: in the order given; the first is the reference.
         samples: number of samples per round.
         environment: what it was measured on.
+        notes: for the user.
     """
 
     rows: tuple[BenchRow, ...]
     samples: int
     environment: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def pareto(self) -> list[BenchRow]:
         """The rows that no other beats in size and latency and metric (or cosine) at once."""
@@ -79,7 +95,12 @@ class Benchmark:
         """Plain values for JSON."""
         best = {id(row) for row in self.pareto()}
         rows = [{**dataclasses.asdict(row), "pareto": id(row) in best} for row in self.rows]
-        return {"samples": self.samples, "rows": rows, "environment": self.environment}
+        return {
+            "samples": self.samples,
+            "rows": rows,
+            "environment": self.environment,
+            "notes": list(self.notes),
+        }
 
 
 def _dominates(a: BenchRow, b: BenchRow) -> bool:
@@ -97,6 +118,8 @@ def measure(
     metric: Metric | None,
     *,
     seconds: float,
+    device: str | None = None,
+    profile: bool = False,
 ) -> Benchmark:
     """Measure `models` on the same samples; see `api.bench`."""
     if not models:
@@ -106,7 +129,8 @@ def measure(
         os.fspath(model) if isinstance(model, (str, os.PathLike)) else f"model {number}"
         for number, model in enumerate(models, 1)
     ]
-    runners = [Runner(model) for model in loaded]
+    notes = _idle(names, loaded, device)
+    runners = [Runner(model, device=device) for model in loaded]
     reference = runners[0]
     if calibration is None:
         data: Any = generate_inputs(loaded[0], samples=_SAMPLES)
@@ -135,13 +159,41 @@ def measure(
                     p10=timing.p10 / len(samples),
                     p90=timing.p90 / len(samples),
                     ratio=timing.ratio,
-                    memory_bytes=session_memory(model, samples[0]),
+                    memory_bytes=session_memory(model, samples[0], device),
                     cosine=_cosine(reference, runner, samples),
                     metric=None if metric is None else metric(_inputs_only(runner), judged),
+                    profile=_profile(runner, samples) if profile else None,
                 )
             )
             advance(1)
-    return Benchmark(tuple(rows), len(samples), environment())
+    return Benchmark(tuple(rows), len(samples), environment(), notes)
+
+
+def _idle(names: Sequence[str], models: Sequence[ir.Model], device: str | None) -> tuple[str, ...]:
+    """Which models have nothing for the OpenCL device that was asked for.
+
+    Raises:
+        InputError: all of them; or there is no such device.
+    """
+    if device is not None:
+        check_device(device)
+    if device is None or not device.startswith("opencl"):
+        return ()
+    idle = [name for name, model in zip(names, models, strict=True) if not uses_domain(model)]
+    if len(idle) == len(models):
+        raise InputError(
+            f"no model has an operator of ai.onnxslim.rx, so that nothing would run on {device}",
+            advice="make one with 'onnxslim-rx optimize --target rx'",
+        )
+    return tuple(
+        f"{name} has no operator of ai.onnxslim.rx: all of it ran on the processor" for name in idle
+    )
+
+
+def _profile(runner: Runner, samples: Sequence[dict[str, Any]]) -> Profile:
+    with Profiler(dict(cards())) as profiler:
+        _run_all(runner, samples)
+    return profiler.read()
 
 
 def _inputs_only(runner: Runner) -> Any:

@@ -377,7 +377,7 @@ def test_the_public_session_is_onnxruntimes(tmp_path) -> None:
     x = np.array([[-1, 0, 2]], np.float32)
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], [[0, 0, 2]])
     assert [argument.name for argument in session.get_inputs()] == ["x"]
-    with pytest.raises(InputError, match="device 'tpu'; expected auto or cpu"):
+    with pytest.raises(InputError, match="device 'tpu'; expected auto, cpu, opencl or opencl:P:D"):
         rx.InferenceSession(tmp_path / "m.onnx", device="tpu")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxslim_rx.cli.outputs import check_outputs, reader_may_leave, show
 from onnxslim_rx.errors import InputError
@@ -41,17 +41,31 @@ def passes(args: argparse.Namespace) -> int:
 def devices(args: argparse.Namespace) -> int:
     """List the devices of this machine."""
     check_outputs({"--json": args.json}, {})
-    from onnxslim_rx.runtime.devices import devices as all_devices
+    from onnxslim_rx.runtime import library_path, survey
 
-    found = all_devices()
+    found = survey()
+    tests = library_path() is not None and not args.no_selftest
+    rows = []
+    for device in found.devices:
+        test = _selftest(device.spec) if tests else None
+        rows.append({**dataclasses.asdict(device), "selftest": test})
+    tried = [{"library": name, "found": has} for name, has in found.tried]
 
     def draw(console: Console) -> None:
-        from onnxslim_rx.report.views import print_devices
+        from onnxslim_rx.report.device_views import print_devices
 
-        print_devices(console, found)
+        print_devices(console, rows, tried, found.why)
 
-    show(args, {"devices": [dataclasses.asdict(device) for device in found]}, draw)
-    return 0
+    show(args, {"devices": rows, "tried": tried, "why": found.why}, draw)
+    return int(any(row["selftest"] and not row["selftest"]["ok"] for row in rows))
+
+
+def _selftest(spec: str) -> dict[str, Any]:
+    """What the self-test of a device gave."""
+    from onnxslim_rx.runtime import selftest
+
+    test = selftest(spec)
+    return {**dataclasses.asdict(test), "errors": test.errors}
 
 
 def completion(args: argparse.Namespace) -> int:

@@ -82,13 +82,18 @@ def bench(args: argparse.Namespace) -> int:
         args.models,
         calibration=args.calibration,
         metric=args.metric,
+        device=args.device,
+        profile=args.profile,
         progress=not args.quiet,
     ).to_dict()
 
     def draw(console: Console) -> None:
+        from onnxslim_rx.report.device_views import print_profile
         from onnxslim_rx.report.views import print_benchmark
 
         print_benchmark(console, table)
+        for row in table["rows"] if args.profile else ():
+            print_profile(console, row["name"], row["profile"], table["samples"])
 
     show(args, table, draw)
     return 0

@@ -14,6 +14,7 @@ __all__ = [
     "add_budget",
     "add_calibration",
     "add_clean",
+    "add_device",
     "add_memory",
     "add_output",
     "add_preset",
@@ -115,6 +116,20 @@ def add_search(parser: Parser) -> argparse._ArgumentGroup:
     )  # fmt: skip
     add_memory(group)
     return group
+
+
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """Where operators of our domain run, and what they took."""
+    parser.add_argument(
+        "--device", metavar="DEVICE",
+        help="where operators of ai.onnxslim.rx run: cpu, opencl, opencl:P:D (see"
+        " 'onnxslim-rx devices') or auto, the first GPU or else the processor (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--profile", action="store_true",
+        help="also show what each kernel took: launches, time, bytes, and its share of what the"
+        " card can do",
+    )  # fmt: skip
 
 
 def add_memory(group: argparse._ActionsContainer) -> None:

@@ -12,6 +12,7 @@ from onnxslim_rx.cli.options import (
     add_budget,
     add_calibration,
     add_clean,
+    add_device,
     add_memory,
     add_output,
     add_preset,
@@ -262,20 +263,39 @@ def _add_bench(verbs: _Verbs[Parser]) -> None:
         "MODEL [MODEL ...]",
         "measure latency, memory and size of models side by side",
         "Time the models by turns, so that whatever else the machine does hits all alike.",
-        f"  {PROG} bench model.onnx small.onnx tiny.onnx --calibration samples/",
+        f"  {PROG} bench model.onnx small.onnx tiny.onnx --calibration samples/\n"
+        f"  {PROG} bench model.onnx native.onnx --device opencl --profile",
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", help="ONNX files")
     add_calibration(parser)
+    add_device(parser)
     parser.add_argument("--metric", metavar="NAME|FILE.py:FUNC", help=f"also measure: {METRICS}")
     add_output(parser)
 
 
+def _add_devices(verbs: _Verbs[Parser]) -> None:
+    parser = _verb(
+        verbs,
+        "devices",
+        "",
+        "list the devices that models can run on here",
+        "List the processor and every OpenCL device: what it is called, its driver, compute units\n"
+        "and memory, which families of kernels are tuned for it, and whether a few small\n"
+        "products come out right on it (the self-test, about two seconds each).\n\n"
+        "Where no driver is installed, 'pip install onnxslim-rx[opencl]' gives an OpenCL device\n"
+        "for the processor. Exit code 1: a self-test failed.",
+        f"  {PROG} devices\n  {PROG} devices --json - --no-selftest",
+    )
+    parser.add_argument(
+        "--no-selftest", action="store_true", help="only look, compute nothing on the devices"
+    )
+    add_output(parser)
+
+
 def _add_lists(verbs: _Verbs[Parser]) -> None:
-    for name, text in (
-        ("passes", "list the passes that are installed"),
-        ("devices", "list the devices that models can run on here"),
-    ):
-        add_output(_verb(verbs, name, "", text, text[0].upper() + text[1:] + "."))
+    text = "list the passes that are installed"
+    add_output(_verb(verbs, "passes", "", text, text[0].upper() + text[1:] + "."))
+    _add_devices(verbs)
     parser = _verb(
         verbs,
         "completion",

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import onnx
 
-__all__ = ["without_data"]
+__all__ = ["Field", "fields", "without_data"]
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # of ModelProto, GraphProto and TensorProto
 _BYTES = 2
 _FIXED = {1: 8, 5: 4}  # bytes of the types that have no length
 
 
-class _Field(NamedTuple):
+class Field(NamedTuple):
     """Where a field lies: from its key, from its content, to its end."""
 
     number: int
@@ -41,7 +41,7 @@ def without_data(content: memoryview, least: int, location: str) -> bytes | None
     """
     try:
         parts: list[bytes | memoryview] = []
-        for field in _fields(content, 0, len(content)):
+        for field in fields(content, 0, len(content)):
             if (field.number, field.kind) == (_GRAPH, _BYTES):
                 graph = b"".join(_lean_graph(content, field, least, location))
                 parts += [_key(_GRAPH), _varint(len(graph)), graph]
@@ -53,9 +53,9 @@ def without_data(content: memoryview, least: int, location: str) -> bytes | None
 
 
 def _lean_graph(
-    content: memoryview, graph: _Field, least: int, location: str
+    content: memoryview, graph: Field, least: int, location: str
 ) -> Iterator[bytes | memoryview]:
-    for field in _fields(content, graph.content, graph.end):
+    for field in fields(content, graph.content, graph.end):
         if (field.number, field.kind) != (_INITIALIZER, _BYTES) or field.end - field.start < least:
             yield content[field.start : field.end]
             continue
@@ -63,10 +63,10 @@ def _lean_graph(
         yield from (_key(_INITIALIZER), _varint(len(lean)), lean)
 
 
-def _lean_tensor(content: memoryview, tensor: _Field, least: int, location: str) -> bytes:
+def _lean_tensor(content: memoryview, tensor: Field, least: int, location: str) -> bytes:
     parts: list[bytes | memoryview] = []
     last = b""  # of a field that is there twice the last counts
-    for field in _fields(content, tensor.content, tensor.end):
+    for field in fields(content, tensor.content, tensor.end):
         length = field.end - field.content
         if (field.number, field.kind) != (_RAW_DATA, _BYTES) or length < least:
             parts.append(content[field.start : field.end])
@@ -82,7 +82,7 @@ def _lean_tensor(content: memoryview, tensor: _Field, least: int, location: str)
     return b"".join([*parts, last])
 
 
-def _fields(content: memoryview, start: int, end: int) -> Iterator[_Field]:
+def fields(content: memoryview, start: int, end: int) -> Iterator[Field]:
     """The fields of a message.
 
     Raises:
@@ -102,7 +102,7 @@ def _fields(content: memoryview, start: int, end: int) -> Iterator[_Field]:
             raise ValueError(f"field {number} has the type {kind}")
         if stop > end:
             raise ValueError(f"field {number} ends at {stop}, its message at {end}")
-        yield _Field(number, kind, start, after, stop)
+        yield Field(number, kind, start, after, stop)
         start = stop
 
 

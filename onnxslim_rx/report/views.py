@@ -22,7 +22,6 @@ from onnxslim_rx.report.text import (
 __all__ = [
     "print_benchmark",
     "print_comparison",
-    "print_devices",
     "print_inspection",
     "print_passes",
 ]
@@ -160,21 +159,6 @@ def print_passes(console: Console, passes: Sequence[Any]) -> None:
     show_table(console, columns, rows, words=columns, optional=["from"])
 
 
-def print_devices(console: Console, devices: Sequence[Any]) -> None:
-    """Print the devices of this machine.
-
-    Args:
-        console: from `tables.make_console`.
-        devices: `runtime.Device` of each.
-    """
-    rows = [
-        (device.name, device.kind, device.runtime, device.units, bytes_text(device.memory))
-        for device in devices
-    ]
-    columns = ["device", "kind", "through", "units", "memory"]
-    show_table(console, columns, rows, words=columns[:3])
-
-
 def print_benchmark(console: Console, benchmark: Table) -> None:
     """Print measured models side by side; those that no other beats in everything are marked.
 
@@ -207,3 +191,5 @@ def print_benchmark(console: Console, benchmark: Table) -> None:
     )
     show_line(console, f"{benchmark['samples']} samples, by turns; latency of one sample", "dim")
     show_line(console, f"best: no other model is as good in size, latency and {quality}", "dim")
+    for note in benchmark["notes"]:
+        show_line(console, f"note: {note}", "yellow")

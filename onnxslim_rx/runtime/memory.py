@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import save
+from onnxslim_rx.runtime.native import config_entries, library, uses_domain
 
 __all__ = ["session_memory"]
 
@@ -34,16 +35,25 @@ def peak():
 
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 4
+given = json.loads(sys.argv[3])
+for key, value in given["entries"].items():
+    options.add_session_config_entry(key, value)
 feeds = dict(numpy.load(sys.argv[2]))
 before = peak()
+for library in given["libraries"]:
+    options.register_custom_ops_library(library)
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 session.run(None, feeds)
 print(json.dumps(peak() - before))
 """
 
 
-def session_memory(model: ir.Model, feeds: Mapping[str, Any]) -> int | None:
+def session_memory(
+    model: ir.Model, feeds: Mapping[str, Any], device: str | None = None
+) -> int | None:
     """Bytes that loading `model` and running it once add to the peak of a fresh process.
+
+    `device`: see `Runner`.
 
     None where it cannot be measured: systems without `resource`, inputs that are no plain
     arrays, or a model that needs more than the fresh process has.
@@ -53,10 +63,13 @@ def session_memory(model: ir.Model, feeds: Mapping[str, Any]) -> int | None:
     with tempfile.TemporaryDirectory(prefix="onnxslim-rx-") as folder:
         path, data = Path(folder) / "model.onnx", Path(folder) / "feeds.npz"
         try:
+            given: dict[str, Any] = {"libraries": [], "entries": {}}
+            if uses_domain(model):
+                given = {"libraries": [str(library().path)], "entries": config_entries(device)}
             save(model, path)
             np.savez(data, **feeds)
             found = subprocess.run(
-                [sys.executable, "-c", _CHILD, str(path), str(data)],
+                [sys.executable, "-c", _CHILD, str(path), str(data), json.dumps(given)],
                 capture_output=True,
                 timeout=_SECONDS,
                 check=True,

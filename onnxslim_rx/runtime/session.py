@@ -17,6 +17,7 @@ from onnxslim_rx.runtime.bits import needs_bits, share, to_numpy
 from onnxslim_rx.runtime.folding import folded
 from onnxslim_rx.runtime.frugal import large_model_in, set_frugal
 from onnxslim_rx.runtime.messages import explain
+from onnxslim_rx.runtime.native import register, uses_domain
 from onnxslim_rx.runtime.specs import TensorSpec, check_feeds, numpy_dtype
 from onnxslim_rx.runtime.weights import Detached, detach
 
@@ -58,6 +59,8 @@ class Runner:
             or another session that is timed in turns with this one.
         frugal: whether onnxruntime makes no packed or folded copies of weights; None: where the
             model is large.
+        device: what operators of `ai.onnxslim.rx` run on, see `InferenceSession`; the native
+            library is loaded where the model has such operators. None: as "auto".
 
     Attributes:
         inputs: what must be given, by name.
@@ -66,7 +69,8 @@ class Runner:
         frugal: as given, or found.
 
     Raises:
-        InputError: onnxruntime cannot load the model, or an output does not exist.
+        InputError: onnxruntime cannot load the model, an output does not exist, or there is no
+            native library or device where one is needed.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Runner:
         libraries: Sequence[str | os.PathLike[str]] = (),
         spin: bool = False,
         frugal: bool | None = None,
+        device: str | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
         if not spin:
@@ -94,6 +99,8 @@ class Runner:
         self.frugal = frugal
         unwanted = set_frugal(options) if self.frugal else []
         try:
+            if uses_domain(model):
+                register(options, device)
             for library in libraries:
                 options.register_custom_ops_library(os.fspath(library))
             if isinstance(model, ir.Model):
