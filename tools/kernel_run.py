@@ -77,7 +77,7 @@ class Device:
             for one in arguments
         ]
         everywhere, group = family.geometry(kernel, values, sizes)
-        function = getattr(self._program(family, values), kernel)
+        function = pyopencl.Kernel(self._program(family, values), kernel)
         event = function(self.queue, everywhere, group, *given)
         event.wait()
         found = []
