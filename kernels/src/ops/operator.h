@@ -40,6 +40,10 @@ class Operator {
   // Throws Error where they contradict the operator.
   virtual std::vector<Shape> infer(Span<const Shape> inputs) const = 0;
 
+  // Brings the constants into the order that run() reads; called once, before any run(), where the
+  // CPU is the device.
+  virtual void pack() = 0;
+
   // Computes on the CPU. Thread-safe.
   virtual void run(Threads& threads, Span<const Tensor> inputs,
                    Span<const Tensor> outputs) const = 0;
