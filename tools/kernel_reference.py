@@ -29,7 +29,7 @@ def half_or_float(values: Values) -> type[np.float16] | type[np.float32]:
 
 
 def sum_bound(n: int) -> float:
-    """g = n u / (1 - n u): a sum of products of n operations is within g * sum |a b|."""
+    """The g = n u / (1 - n u) of a sum of products: n operations err by g * sum |a b| at most."""
     return n * UNIT / (1 - n * UNIT)
 
 
@@ -64,10 +64,11 @@ def _value(act: int, x: Array, lo: float, hi: float) -> Array:
         return np.where(x < 0, 0.0, x)
     if act == 2:
         return np.where(np.isnan(x), x, np.clip(x, lo, hi))
+    factor: Array | float = 1.0
     if act == 3:
-        return x * special.ndtr(x)
-    if act == 4:
-        return x * special.expit(2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
-    if act == 5:
-        return x * special.expit(x)
-    return x
+        factor = special.ndtr(x)
+    elif act == 4:
+        factor = special.expit(2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    elif act == 5:
+        factor = special.expit(x)
+    return np.multiply(x, factor)
