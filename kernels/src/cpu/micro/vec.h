@@ -1,0 +1,80 @@
+// Vectors of kLanes numbers: the compiler's own vector types, so that one source serves all
+// instruction sets. RX_LANES is set by the file that includes this.
+//
+// All of micro/ lies in an unnamed namespace and calls nothing inline of the standard library: a
+// linker that keeps one of several copies of an inline function could otherwise choose one that
+// was compiled for another instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels.h"
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+namespace rx::cpu {
+namespace {
+
+constexpr std::int64_t kLanes = RX_LANES;
+
+typedef float Floats __attribute__((vector_size(4 * RX_LANES)));
+typedef std::int32_t Ints __attribute__((vector_size(4 * RX_LANES)));
+typedef std::uint32_t Words __attribute__((vector_size(4 * RX_LANES)));
+typedef std::int8_t Bytes __attribute__((vector_size(RX_LANES)));
+typedef std::uint8_t Octets __attribute__((vector_size(RX_LANES)));
+
+template <typename To, typename From>
+inline To bits_of(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+template <typename Vector>
+inline Vector load_as(const void* from) {
+  Vector to;
+  __builtin_memcpy(&to, from, sizeof to);
+  return to;
+}
+
+inline Floats load(const float* from) {
+  return load_as<Floats>(from);
+}
+inline void store(float* to, Floats from) {
+  __builtin_memcpy(to, &from, sizeof from);
+}
+
+inline Floats splat(float x) {
+#if RX_LANES == 16
+  return Floats{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif RX_LANES == 8
+  return Floats{x, x, x, x, x, x, x, x};
+#else
+  return Floats{x, x, x, x};
+#endif
+}
+
+inline Words splat_word(std::uint32_t x) {
+#if RX_LANES == 16
+  return Words{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif RX_LANES == 8
+  return Words{x, x, x, x, x, x, x, x};
+#else
+  return Words{x, x, x, x};
+#endif
+}
+
+// a where the mask has all bits set, else b.
+inline Floats select(Ints mask, Floats a, Floats b) {
+  return bits_of<Floats>((mask & bits_of<Ints>(a)) | (~mask & bits_of<Ints>(b)));
+}
+
+inline std::int64_t least(std::int64_t a, std::int64_t b) {
+  return a < b ? a : b;
+}
+
+}  // namespace
+}  // namespace rx::cpu
