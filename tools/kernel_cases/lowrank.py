@@ -35,8 +35,9 @@ TIMED = [
 
 
 def make(values: Values, sizes: Values) -> Case:
-    """A low-rank product of normal numbers; columns of P and Q are scaled to keep Y near 1."""
-    m, k, r, n = (sizes[name] for name in ("M", "K", "R", "N"))
+    """A low-rank product of normal numbers that keeps Y near 1; R is cut to what RMAX holds."""
+    m, k, n = (sizes[name] for name in ("M", "K", "N"))
+    r = min(sizes["R"], values["RMAX"])
     generator, kind = np.random.default_rng(8), real(values)
     x = draw(generator, (m, k), kind)
     p = (draw(generator, (k, r), kind) / kind(k**0.5)).astype(kind)
@@ -57,7 +58,7 @@ def make(values: Values, sizes: Values) -> Case:
         name=f"{m}x{k}x{r}x{n}",
         family="lowrank",
         values=values,
-        sizes=sizes,
+        sizes={**sizes, "R": r},
         buffers={**buffers, "y": unwritten((m, n), kind)},
         launches=(Launch("lowrank", (*scalars(m, k, r, n), *buffers, "y")),),
         expected=expected,
