@@ -21,11 +21,11 @@ Api::Api(const OrtApiBase* base) {
   require(base != nullptr && base->GetApi != nullptr && base->GetVersionString != nullptr,
           "found no interface of ONNX Runtime; expected its OrtApiBase");
   const char* text = base->GetVersionString();
-  // An unknown future scheme of versions is asked for the oldest interface, which it must keep.
-  const std::uint32_t found =
-      std::max(minor_version(text), std::strncmp(text, "1.", 2) ? kOldest : 0);
-  require(found >= kOldest, "found ONNX Runtime ", text, "; expected 1.", kOldest, " or newer");
-  version_ = std::min(found, kNewest);
+  // A future scheme of versions is asked for the oldest interface, which it must keep.
+  const bool is_one = std::strncmp(text, "1.", 2) == 0;
+  runtime_ = is_one ? minor_version(text) : kInfersShapes;
+  require(runtime_ >= kOldest, "found ONNX Runtime ", text, "; expected 1.", kOldest, " or newer");
+  version_ = std::min(runtime_, kNewest);
   table_ = static_cast<const void* const*>(base->GetApi(version_));
   require(table_ != nullptr, "ONNX Runtime ", text, " gives no interface of version ", version_);
 #define RX_SLOT(name, place, since, parameters)                                           \

@@ -13,6 +13,9 @@ namespace rx::abi {
 // structures are known here. Newer runtimes keep all that older ones had.
 constexpr std::uint32_t kOldest = 17;
 constexpr std::uint32_t kNewest = 18;
+// Older runtimes fall over a null pointer before they call an operator's shape inference, where an
+// optional input in front of another is left out.
+constexpr std::uint32_t kInfersShapes = 24;
 
 class Api {
  public:
@@ -28,6 +31,8 @@ class Api {
 
   // Version that structures are filled in for: not above the runtime's, nor above kNewest.
   std::uint32_t version() const { return version_; }
+  // Version of the runtime itself.
+  std::uint32_t runtime() const { return runtime_; }
   const void* table() const { return table_; }
 
   // Throws what a status other than success says, and releases it.
@@ -37,6 +42,7 @@ class Api {
 
  private:
   std::uint32_t version_ = 0;
+  std::uint32_t runtime_ = 0;
   const void* const* table_ = nullptr;
 };
 

@@ -66,7 +66,7 @@ std::unique_ptr<CustomOp> make_custom_op(const Domain& domain, const Schema& sch
   op->CreateKernelV2 = create_kernel;
   op->KernelComputeV2 = compute_kernel;
   op->KernelDestroy = destroy_kernel;
-  op->InferOutputShapeFn = infer_shapes;
+  if (domain.api().runtime() >= abi::kInfersShapes) op->InferOutputShapeFn = infer_shapes;
   return op;
 }
 

@@ -43,6 +43,9 @@ class Inference {
     abi::OrtTensorTypeAndShapeInfo* raw = nullptr;
     api_.check(api_.ShapeInferContext_GetInputTypeShape(context_, index, &raw));
     // The runtime keeps this one: it is not ours to release.
+    const auto& schemas = op_.schema->inputs;
+    if (type_ == Type::kNone && index < schemas.size() && schemas[index].role == Role::kReal)
+      type_ = type_of(api_, raw);
     Shape shape = shape_of(api_, raw);
     std::vector<const char*> names(shape.size(), nullptr);
     if (!names.empty()) api_.check(api_.GetSymbolicDimensions(raw, names.data(), names.size()));
@@ -101,7 +104,7 @@ class Inference {
     abi::OrtTensorTypeAndShapeInfo* raw = nullptr;
     api_.check(api_.CreateTensorTypeAndShapeInfo(&raw));
     const TensorInfo info = owned(api_, raw);
-    api_.check(api_.SetTensorElementType(raw, static_cast<int>(op_.real)));
+    api_.check(api_.SetTensorElementType(raw, static_cast<int>(type_)));
     std::vector<std::string> names(shape.size());
     std::vector<const char*> pointers;
     for (std::size_t axis = 0; axis < shape.size(); ++axis) {
@@ -120,6 +123,8 @@ class Inference {
   const Api& api_;
   OrtShapeInferContext* context_;
   std::vector<std::string> symbols_;
+  // All variants of an operator share the function of the first, so its own types say nothing.
+  Type type_ = Type::kNone;
 };
 
 }  // namespace
