@@ -78,7 +78,9 @@ void check_inputs(const Schema& schema, const NodeInfo& node) {
 }  // namespace
 
 const std::vector<Schema>& schemas() {
-  static const std::vector<Schema> all = {quant_matmul_schema()};
+  static const std::vector<Schema> all = {quant_matmul_schema(), quant_gather_schema(),
+                                          quant_conv_schema(), lowrank_matmul_schema(),
+                                          conv_chain_schema()};
   return all;
 }
 
