@@ -80,6 +80,7 @@ constexpr cl_bitfield kMapWrite = 1 << 1;
 constexpr cl_uint kProgramBinarySizes = 0x1165;
 constexpr cl_uint kProgramBinaries = 0x1166;
 constexpr cl_uint kProgramBuildLog = 0x1183;
+constexpr cl_uint kKernelArguments = 0x1191;
 constexpr cl_uint kKernelWorkGroupSize = 0x11B0;
 constexpr cl_uint kKernelLocalMemory = 0x11B2;
 
@@ -115,6 +116,7 @@ constexpr cl_uint kProfilingEnd = 0x1283;
   X(34, clCreateKernel, cl_kernel, (cl_program, const char*, cl_int*))                             \
   X(37, clReleaseKernel, cl_int, (cl_kernel))                                                      \
   X(38, clSetKernelArg, cl_int, (cl_kernel, cl_uint, std::size_t, const void*))                    \
+  X(39, clGetKernelInfo, cl_int, (cl_kernel, cl_uint, std::size_t, void*, std::size_t*))           \
   X(40, clGetKernelWorkGroupInfo, cl_int,                                                          \
     (cl_kernel, cl_device_id, cl_uint, std::size_t, void*, std::size_t*))                          \
   X(41, clWaitForEvents, cl_int, (cl_uint, const cl_event*))                                       \

@@ -31,6 +31,9 @@ class Plan {
 
   // A size, option, parameter or derived name. Throws where there is none of that name.
   std::int64_t value(const std::string& name) const;
+  // Whether these sizes and parameters need that kernel at all (the descriptor's "when"), such as
+  // the sum after a split. Throws where there is none of that name.
+  bool needs(const std::string& kernel) const;
 
   struct State;
   explicit Plan(std::unique_ptr<const State> state);
@@ -72,8 +75,9 @@ class Family {
   Family(const Family&) = delete;
   Family& operator=(const Family&) = delete;
 
-  // Under these options; those not given have the descriptor's default. The same options give the
-  // same variant. Throws Error for an option or a value that the descriptor does not have.
+  // Under these options; those not given follow from the sizes where the descriptor says how
+  // ("from_sizes"), else have its default. The same options give the same variant. Throws Error for
+  // an option or a value that the descriptor does not have.
   std::shared_ptr<const Variant> variant(const Values& options) const;
 
   struct State;

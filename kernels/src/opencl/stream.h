@@ -31,6 +31,7 @@ class Argument {
 
   const void* data() const { return bytes_.data(); }
   std::size_t size() const { return size_; }
+  bool valid() const { return valid_; }  // false: an invalid buffer
 
  private:
   template <typename T>
@@ -60,6 +61,8 @@ class Stream {
   // The tensor on the device; its host memory must stay until finish(). Devices that share the
   // host's memory use it in place where it is large and aligned, others get a copy.
   DeviceTensor input(const Tensor& tensor);
+  // Copies host memory, which must stay until finish(), into a buffer.
+  void write(const Buffer& buffer, const void* host, std::size_t bytes);
   // A tensor whose contents finish() brings to `tensor`'s host memory.
   DeviceTensor output(const Tensor& tensor);
   // Memory without contents. Once the last handle is gone the stream's next tensor may use it,
@@ -79,10 +82,10 @@ class Stream {
   // Waits until every command has ended and every output is in host memory. Throws Error.
   void finish();
 
- private:
-  friend class Context;
   struct State;
   explicit Stream(std::unique_ptr<State> state);
+
+ private:
   std::unique_ptr<State> state_;
 };
 
