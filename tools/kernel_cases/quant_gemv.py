@@ -70,11 +70,10 @@ def make(values: Values, sizes: Values) -> Case:
     buffers = {"a": a, "b": held.data, "scales": _scales(held, values), "zeros": held.zeros}
     buffers |= {"bias": bias, "residual": residual, "y": unwritten((m, n), kind)}
     buffers["partial"] = unwritten((split, m, n) if split > 1 else (1,), np.float32)
-    limits = scalars()
-    launches = [Launch("quant_gemv", (*scalars(m, n, k, block), *buffers))]
+    first, second = scalars(m, n, k, block), scalars(m, n)
+    launches = [Launch("quant_gemv", (*first, *buffers))]
     if split > 1:
-        given = (np.int32(m), np.int32(n), *limits, "partial", "bias", "residual", "y")
-        launches.append(Launch("quant_gemv_sum", given))
+        launches.append(Launch("quant_gemv_sum", (*second, "partial", "bias", "residual", "y")))
 
     def expected() -> dict[str, tuple[Array, Array]]:
         wide, added = a.astype(np.float64), epilogue_terms(values, bias, residual)
