@@ -13,14 +13,18 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="module")
-def dev(root):
-    spec = importlib.util.spec_from_file_location("dev", root / "tools" / "dev.py")
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def dev(root):
+    return load(root / "tools" / "dev.py")
 
 
 @pytest.fixture
@@ -39,9 +43,10 @@ def ready(dev, tmp_path, monkeypatch):
     return calls, codes, ["--venv", str(tmp_path / "venv")]
 
 
-def test_script_is_readable_for_python_3_8(root):
+@pytest.mark.parametrize("name", ["dev.py", "build_native.py"])
+def test_script_is_readable_for_python_3_8(root, name):
     # an older Python must get as far as the sentence that says what is wrong
-    source = (root / "tools" / "dev.py").read_text(encoding="utf-8")
+    source = (root / "tools" / name).read_text(encoding="utf-8")
     tree = ast.parse(source, feature_version=(3, 8))
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     names |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
@@ -156,7 +161,15 @@ def test_fingerprint_follows_pyproject(dev, tmp_path, monkeypatch):
 def test_all_gates_run_and_pytest_gets_the_rest(dev, ready, capsys):
     calls, _, flags = ready
     assert dev.main([*flags, "test", "-k", "svd"]) == 0
-    assert [call[0] for call in calls] == ["ruff", "ruff", "mypy", "lint-imports", "python"]
+    assert [call[0] for call in calls] == [
+        "ruff",
+        "ruff",
+        "mypy",
+        "lint-imports",
+        "python",
+        "python",
+    ]
+    assert Path(calls[-2][1]).name == "build_native.py"
     assert calls[-1][1:] == ("-m", "pytest", "-k", "svd")
     assert capsys.readouterr().out.strip().endswith("all gates passed")
 
@@ -193,7 +206,8 @@ def test_oldest_dependencies_are_those_of_the_oldest_python(dev, ready, monkeypa
     assert "run it with Python 3.10" in capsys.readouterr().err
     monkeypatch.setattr(dev, "PYTHON", (3, 10))
     assert dev.main([*flags, "test", "--lowest"]) == 0
-    assert [call[1:3] for call in calls] == [("-m", "pytest")]
+    assert calls[-1][1:3] == ("-m", "pytest")
+    assert [call[0] for call in calls] == ["python", "python"]  # the library is built before
 
 
 def test_demo_makes_the_model_small_and_keeps_its_accuracy(root, tmp_path):

@@ -30,6 +30,7 @@ HEAVY = {
     "scipy", "sympy", "torch",
 }  # fmt: skip
 BUILD_TOOLS = ("cmake", "ninja")
+COMPILERS = ("c++", "g++", "clang++")
 OPTIONAL = ["jinja2", "matplotlib", "pyopencl", "torch"]
 
 
@@ -104,8 +105,22 @@ def source_files(root: Path) -> set[str]:
         f"{package}/{file.relative_to(root / folder).as_posix()}"
         for package, folder in PACKAGES.items()
         for file in (root / folder).rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
+        if file.is_file() and not {"__pycache__", "_lib"} & set(file.parts)
     }
+
+
+def native_files(root: Path) -> set[str]:
+    """What CMake adds to the wheel: a README alone where no compiler is found."""
+    found = {"onnxslim_rx/_lib/README.md"}
+    if not any(map(shutil.which, COMPILERS)):
+        return found
+    kernels = {
+        f"onnxslim_rx/_lib/{file.relative_to(root / 'kernels').as_posix()}"
+        for folder in ("cl", "params")
+        for file in (root / "kernels" / folder).rglob("*")
+        if file.suffix in {".cl", ".clh", ".json"}
+    }
+    return found | kernels | {"onnxslim_rx/_lib/libonnxslim_rx.so"}
 
 
 def pass_classes(root: Path) -> dict[str, str]:
@@ -127,7 +142,7 @@ def test_wheel_holds_the_two_packages_and_nothing_else(wheel, root):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
     metadata = {name for name in names if ".dist-info/" in name}
     assert {name.split("/")[0] for name in names - metadata} == set(PACKAGES)
-    assert names - metadata == source_files(root) | {"onnxslim_rx/_lib/README.md"}
+    assert names - metadata == source_files(root) | native_files(root)
     assert any(name.endswith("licenses/LICENSE") for name in metadata)
 
 
@@ -148,6 +163,8 @@ def test_sdist_holds_what_a_build_needs(dist):
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md", "kernels/README.md"}
     assert wanted <= names
+    assert "kernels/src/door/custom_ops.cpp" in names
+    assert not any("/_lib/" in name for name in names)  # what was built here stays here
     assert not any(name.startswith((".git", ".venv", "build/")) for name in names)
 
 

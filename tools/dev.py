@@ -3,6 +3,7 @@
 
     python3 tools/dev.py demo [MODEL.onnx]   make the environment, optimise a model, show the result
     python3 tools/dev.py test [ARGUMENTS]    all gates: lint, types, imports, tests
+    python3 tools/dev.py build               the native library alone (demo and test build it too)
 
 The environment is `.venv` in the checkout (`--venv DIR` or ONNXSLIM_RX_VENV choose another). A
 second call finds it ready. This file runs on Python 3.8, so that an old Python gets a clear answer.
@@ -25,6 +26,7 @@ PYTHON = sys.version_info[:2]
 OLDEST = (3, 10)
 LOWEST = ROOT / "tools" / "constraints-lowest.txt"
 STAMP = "onnxslim_rx.json"
+BUILD = ("python", str(ROOT / "tools" / "build_native.py"))
 
 
 class SetupError(Exception):
@@ -40,14 +42,15 @@ def main(argv: list[str] | None = None) -> int:
         default=os.environ.get("ONNXSLIM_RX_VENV"),
         help="where the environment lies (default: .venv in the checkout)",
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="demo|test")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="demo|test|build")
     demo = verbs.add_parser("demo", help="optimise a small model, or yours, and show the result")
     demo.add_argument("model", nargs="?", help="an ONNX file (default: models/digits.onnx)")
     test = verbs.add_parser("test", help="all gates; further arguments go to pytest")
     test.add_argument("--gates", action="store_true", help="lint, types and imports, no tests")
     test.add_argument("--lowest", action="store_true", help="tests with the oldest dependencies")
+    verbs.add_parser("build", help="the native library, into onnxslim_rx/_lib")
     args, rest = parser.parse_known_args(argv)
-    if rest and (args.verb == "demo" or args.gates):
+    if rest and (args.verb != "test" or args.gates):
         parser.error("unknown arguments: " + " ".join(rest))
     lowest = args.verb == "test" and args.lowest
     name = ".venv-lowest" if lowest else ".venv"
@@ -57,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
         venv = Environment(Path(args.venv or ROOT / name).absolute())
         if args.verb == "demo":
             return run_demo(venv, args.model)
+        if args.verb == "build":
+            venv.install("report")
+            return venv.call(*BUILD)
         venv.install("dev", "report", constraints=LOWEST if lowest else None)
         return run_gates(venv, args, rest)
     except SetupError as error:
@@ -199,6 +205,8 @@ def run_demo(venv: Environment, model: str | None) -> int:
     if model is not None and not Path(model).is_file():
         raise SetupError(f"there is no file {model}; give the path of an ONNX model")
     venv.install("report")
+    if venv.call(*BUILD) != 0:
+        say("the demo goes on without the native library")
     arguments = [str(Path(model).absolute())] if model else []
     return venv.call("python", str(ROOT / "tools" / "demo.py"), *arguments)
 
@@ -217,6 +225,7 @@ def run_gates(venv: Environment, args: argparse.Namespace, rest: list[str]) -> i
         say("mypy is left out: its verdict is that of numpy's types, which need Python 3.11")
         del gates["mypy"]
     if not args.gates:
+        gates["native library"] = list(BUILD)
         gates["pytest"] = ["python", "-m", "pytest", *rest]
     results = []
     for name, command in gates.items():
@@ -225,7 +234,7 @@ def run_gates(venv: Environment, args: argparse.Namespace, rest: list[str]) -> i
         code = venv.call(*command)
         results.append((name, code, time.monotonic() - started))
     for name, code, seconds in results:
-        print(f"{name:12}  {seconds:6.1f} s  {'passed' if code == 0 else f'FAILED ({code})'}")
+        print(f"{name:14}  {seconds:6.1f} s  {'passed' if code == 0 else f'FAILED ({code})'}")
     failed = [name for name, code, _ in results if code != 0]
     say("failed: " + ", ".join(failed) if failed else "all gates passed")
     return 1 if failed else 0
