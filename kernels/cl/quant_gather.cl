@@ -3,16 +3,13 @@
 // Buffers  row-major, contiguous, offset 0: data uint8 (ROWS, ceil(COLUMNS/block)*block*BITS/8);
 //          indices int or long (COUNT); scales (ROWS, ceil(COLUMNS/block)) half or float; zeros
 //          uint8 (ROWS, ceil(ceil(COLUMNS/block)*BITS/8)) if ZEROS, else any buffer; Y (COUNT,
-//          COLUMNS) real; fault (1) long, LONG_MAX before the launch.
-// Launch   global (ceil(ceil(COLUMNS/8)/WG)*WG, COUNT), local (WG, 1): a work-item makes 8
-// elements. Faults   A negative index counts from the end. Out of range: the row becomes NaN,
-// nothing is read
-//          for it, and fault[0] becomes its place i: of several one of them, as OpenCL 1.2 has no
-//          64-bit atomics that every device knows. The host reads fault[0] after the launch, or
-//          checks the indices before it where it has them.
+//          COLUMNS) real; fault (1) int, INT_MAX before the launch.
+// Launch   global (ceil(ceil(COLUMNS/8)/WG)*WG, COUNT), local (WG, 1): 8 elements a work-item.
+// Faults   A negative index counts from the end. Out of range: the row becomes NaN, nothing is read
+//          for it, and fault[0] becomes the least such place i in `indices`. The host reads fault[0]
+//          after the launch and refuses, or checks indices that it has before.
 // Limits   COUNT, ROWS, COLUMNS >= 1; block % 8 == 0; COUNT * COLUMNS may pass 2^31, COUNT may not
-// Accuracy |Y - exact| <= u * |exact|, u = 2^-24: an integer is exact, its scale multiplies it
-// once;
+// Accuracy |Y - exact| <= u * |exact|, u = 2^-24: an integer is exact, a scale multiplies it once;
 //          then half an ulp of half where REAL_BITS is 16
 //
 // Parameters: these defaults must work everywhere; tuned values live in kernels/params/.
@@ -79,14 +76,14 @@ __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void quant_gather(
     const int COUNT, const int ROWS, const int COLUMNS, const int block,
     const __global uchar* restrict data, const __global index_t* restrict indices,
     const __global scale_t* restrict scales, const __global uchar* restrict zeros,
-    __global real* restrict y, __global long* restrict fault) {
+    __global real* restrict y, __global int* restrict fault) {
   const int column = (int)get_global_id(0) * 8, i = get_group_id(1);
   if (column >= COLUMNS) return;
   const uint blocks = (uint)(COLUMNS - 1) / (uint)block + 1;
   const long index = indices[i], row = index < 0 ? index + ROWS : index;
   const size_t to = (size_t)i * COLUMNS;
   if (row < 0 || row >= ROWS) {
-    if (column == 0) fault[0] = i;
+    if (column == 0) atomic_min(fault, i);
     put((float4)(NAN), y, to, column, COLUMNS);
     put((float4)(NAN), y, to, column + 4, COLUMNS);
     return;

@@ -1,5 +1,4 @@
-// quant_gemv: Y = act(A * W^T + bias + residual) for few rows, W of few bits dequantized in
-// registers.
+// quant_gemv: Y = act(A * W^T + bias + residual) for few rows, W of few bits.
 //
 // Buffers  row-major, contiguous, offset 0: A (M,K) real; B uint8 (N, ceil(K/block), block*BITS/8),
 //          of bits 16 and 32 (N,K) half or float; scales (N, ceil(K/block)) half or float; zeros
@@ -9,11 +8,11 @@
 // Launch   quant_gemv: local (WG,1,1), groups (ceil(N / (WG/LANES*R)), SPLIT, ceil(M/ROWS)).
 //          With SPLIT > 1 then quant_gemv_sum: local (WG,1,1), groups (ceil(M*N/WG),1,1).
 // Method   A group keeps a span of A in local memory. LANES work-items share R rows of W: at each
-//          step each takes one piece (PIECE weights along K) of each, and loads the next one while
-//          it computes. All sums have a fixed order: results repeat bit by bit.
+//          step each takes one piece (PIECE weights along K) of each, dequantizes it in registers,
+//          and loads the next one meanwhile. Sums have a fixed order: results repeat bit by bit.
 // Limits   M, N, K >= 1; K < 2^31; N * ceil(K/block) and M * N may pass 2^31. block % PIECE == 0;
-//          bits 16 and 32: K % PIECE == 0. ALIGNED: K % 4 == 0. A row of W or A has less than 4
-//          GiB. 64 times the sums of a block over its scale must be finite.
+//          bits 16 and 32: K % PIECE == 0. ALIGNED: K % 4 == 0. A row of W or A has less
+//          than 4 GiB. 64 times the sums of a block over its scale must be finite.
 // Accuracy |Y - exact| <= g * sum |a||w|, g = n*u / (1 - n*u), u = 2^-24,
 //          n = K/LANES + PIECE + LANES + SPLIT + 4 (integers are exact), then what epilogue.clh
 //          adds, then half an ulp of half where REAL_BITS is 16
