@@ -24,12 +24,25 @@ from tools.isa_state import LANES, Array, Batch, Memory, UnknownError, read_scal
 from tools.isa_vector import vector_step
 from tools.kernel_families import Family, Values
 
-__all__ = ["Emulator", "Trace", "launch"]
+__all__ = ["Emulator", "Ran", "Trace", "launch"]
 
 Group = tuple[int, int, int]
 # what one wave ran: numbers of instructions; those of (local) memory come with their lines (clocks)
 Trace = list[tuple[int, int]]
 _MOST_WAVES = 512  # in step at once; more only cost memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What a launch did.
+
+    Args:
+        traces: what each wave of each group ran.
+        touched: places of the arguments whose buffers were read or written.
+    """
+
+    traces: list[list[Trace]]
+    touched: list[int]
 
 
 @dataclasses.dataclass
@@ -140,7 +153,7 @@ def launch(
     group: Sequence[int],
     arguments: Sequence[Array | np.generic],
     chosen: Sequence[Group] | None = None,
-) -> list[list[Trace]]:
+) -> Ran:
     """Run a kernel; arrays among the arguments are changed in place.
 
     Args:
@@ -151,7 +164,7 @@ def launch(
         chosen: which groups run; None: all.
 
     Returns:
-        What each wave of each group ran, in the order of `chosen` (x first where that is None).
+        What ran, groups in the order of `chosen` (x first where that is None).
 
     Raises:
         UnknownError: an instruction is not known.
@@ -179,10 +192,11 @@ def launch(
                 [run.trace(number * waves + wave) for wave in range(waves)]
                 for number in range(len(some))
             ]
-    for one, address in zip(arguments, addresses, strict=True):
-        if isinstance(one, np.ndarray):
-            one.reshape(-1).view(np.uint8)[:] = memory.contents(address)
-    return traces
+    touched = [place for place, one in enumerate(addresses) if one and memory.touched(one)]
+    for place in touched:
+        array = np.asarray(arguments[place])
+        array.reshape(-1).view(np.uint8)[:] = memory.contents(addresses[place])
+    return Ran(traces, touched)
 
 
 def _packed(

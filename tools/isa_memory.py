@@ -24,13 +24,15 @@ _TOGETHER = {1: 32, 2: 16, 3: 8, 4: 8}  # dwords of a lane -> lanes that are ser
 
 
 def memory_step(one: Instruction) -> Step:
-    """What a flat or global load or store does.
+    """What a flat or global load, store or atomic minimum does.
 
     The log gets the number of cache lines that each wave touches.
 
     Raises:
         UnknownError: it is not known; scratch, which none of our kernels may use, is not.
     """
+    if one.op in ("flat_atomic_smin", "global_atomic_smin"):
+        return _atomic_least(one)
     found = re.fullmatch(
         r"(?:flat|global)_(load|store)_(dword(?:x[234])?|[us]?(?:byte|short))", one.op
     )
@@ -64,6 +66,24 @@ def memory_step(one: Instruction) -> Step:
                     b.v[register + number, w, x] = value.astype(np.int64).astype(np.uint32)
                 else:
                     units[index + number] = b.v[register + number, w, x].astype(units.dtype)
+
+    return step
+
+
+def _atomic_least(one: Instruction) -> Step:
+    """What an atomic minimum of signed integers does whose old value nobody wants."""
+    address, register = read_wide(one.operands[0]), vector(one.operands[1])
+    if register is None or one.modifiers or one.operands[2:] not in ((), ("off",)):
+        raise UnknownError(f"{one.op} {', '.join(one.operands)} {dict(one.modifiers)}")
+
+    def step(b: Batch) -> None:
+        at = np.broadcast_to(address(b), b.active.shape)
+        wave, lane = np.nonzero(b.active)
+        where = at[wave, lane]
+        b.log.append(_lines(wave, where, 4, b.waves.size))
+        for units, chosen, index in b.memory.places(where, 4, 4) if where.size else ():
+            given = b.v[register, wave[chosen], lane[chosen]].view(np.int32)
+            np.minimum.at(units.view(np.int32), index, given)
 
     return step
 

@@ -44,6 +44,7 @@ class Memory:
     def __init__(self) -> None:
         self._buffers: list[Array] = []  # bytes, filled up to whole dwords
         self._sizes: list[int] = []
+        self._touched: set[int] = set()
 
     def add(self, array: Array) -> int:
         """The address of a copy of `array`."""
@@ -59,6 +60,10 @@ class Memory:
         number = (address >> self.SHIFT) - 1
         return self._buffers[number][: self._sizes[number]]
 
+    def touched(self, address: int) -> bool:
+        """Whether the buffer at `address` was read or written."""
+        return (address >> self.SHIFT) - 1 in self._touched
+
     def places(self, address: Array, size: int, unit: int) -> list[tuple[Array, Array, Array]]:
         """The buffers that lanes go to: (units of the buffer, which lanes, index of the unit)."""
         number = (address >> np.uint64(self.SHIFT)).astype(np.int64) - 1
@@ -68,6 +73,7 @@ class Memory:
             chosen = np.nonzero(number == one)[0]
             if not 0 <= one < len(self._buffers):
                 raise IndexError(f"address {address[chosen[0]]:#x} belongs to no buffer")
+            self._touched.add(int(one))
             at = offset[chosen]
             if at.min() < 0 or at.max() + size > self._sizes[one]:
                 raise IndexError(
