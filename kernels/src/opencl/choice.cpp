@@ -87,7 +87,7 @@ Row Chooser::nearest(const Row& wanted, std::size_t most_items) const {
     std::int64_t steps = 0;
     for (std::size_t i = 0; i < count; ++i)
       steps += std::abs(static_cast<std::int64_t>(at[i]) - from[i]);
-    if (steps < least) {
+    if (steps <= least) {  // of equals the last: its values are larger
       Row row = wanted;
       for (std::size_t i = 0; i < count; ++i) row[first + i] = family_.parameters[i].values[at[i]];
       if (works(row) && fits(row, most_items)) {

@@ -161,6 +161,7 @@ void Stream::State::drop() noexcept {
   for (const Watched& one : watched) api.clReleaseEvent(one.event);
   watched.clear();
   outputs.clear();
+  checks.clear();
   of.pool->give_back(shelf->drain());
 }
 
@@ -265,6 +266,10 @@ void Stream::enqueue(const Plan& plan, const char* kernel, Work work,
       {event, State::Watched::kLaunch, plan.state().family, launch.name, work, host});
 }
 
+void Stream::then(std::function<void()> check) {
+  state_->checks.push_back(std::move(check));
+}
+
 void Stream::finish() {
   refuse_fork();
   State& my = *state_;
@@ -274,7 +279,9 @@ void Stream::finish() {
   my.unmap();
   my.pending = false;
   my.report();
+  const std::vector<std::function<void()>> checks = std::move(my.checks);
   my.drop();
+  for (const std::function<void()>& check : checks) check();
 }
 
 }  // namespace rx::opencl

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -78,6 +79,9 @@ class Stream {
     enqueue(plan, kernel, work, Span<const Argument>(all.data(), all.size()));
   }
   void enqueue(const Plan& plan, const char* kernel, Work work, Span<const Argument> arguments);
+
+  // Is called by finish() when every output is in host memory; may throw Error.
+  void then(std::function<void()> check);
 
   // Waits until every command has ended and every output is in host memory. Throws Error.
   void finish();

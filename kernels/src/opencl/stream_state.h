@@ -1,6 +1,7 @@
 // What a stream holds: it goes back to its context when the run has ended.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -57,6 +58,7 @@ struct Stream::State {
   std::vector<Output> outputs;
   std::vector<std::pair<cl_mem, void*>> mapped;
   std::vector<Watched> watched;
+  std::vector<std::function<void()>> checks;  // when all is done
 };
 
 }  // namespace rx::opencl
