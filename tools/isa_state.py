@@ -260,7 +260,8 @@ def _register(operand: str, floats: bool) -> Reader:
     number = scalar(operand)
     if number is not None:
         if number >= EXEC:
-            raise UnknownError("exec as a vector operand")
+            lanes, shift = read_scalar("exec", True), np.uint64(32 * (number - EXEC))
+            return lambda b: np.asarray(lanes(b) >> shift).astype(np.uint32)[:, None]
         if floats:
             return lambda b: b.sf[number][:, None]
         return lambda b: b.s[number][:, None]

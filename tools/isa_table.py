@@ -91,6 +91,19 @@ def _ubyte(number: int) -> Callable[[Array], Array]:
     return lambda a: np.asarray(a >> np.uint32(8 * number) & np.uint32(255)).astype(np.float32)
 
 
+def _rank(half: int) -> Callable[[Array, Array], Array]:
+    """Of each lane: bits of half a mask that lie below the lane's, added to a number."""
+    bits = np.clip(np.arange(64, dtype=np.int64) - 32 * half, 0, 32)
+    below = ((np.int64(1) << bits) - 1).astype(np.uint32)
+
+    def rank(mask: Array, add: Array) -> Array:
+        chosen = np.asarray(mask & below)
+        octets = np.ascontiguousarray(chosen).view(np.uint8).reshape(*chosen.shape, 4)
+        return np.asarray(np.unpackbits(octets, axis=-1).sum(-1, dtype=np.uint32) + add)
+
+    return rank
+
+
 Function = Callable[..., Any]
 # what it gives and takes: f float32, u uint32, i int32, w uint64, l int64
 _FLOAT: Mapping[str, tuple[str, Function]] = {
@@ -134,6 +147,8 @@ _WHOLE: Mapping[str, tuple[str, Function]] = {
     "v_and_b32": ("uuu", np.bitwise_and),
     "v_or_b32": ("uuu", np.bitwise_or),
     "v_xor_b32": ("uuu", np.bitwise_xor),
+    "v_mbcnt_lo_u32_b32": ("uuu", _rank(0)),
+    "v_mbcnt_hi_u32_b32": ("uuu", _rank(1)),
     "v_bfi_b32": ("uuuu", lambda a, b, c: a & b | ~a & c),
     "v_bfrev_b32": ("uu", lambda a: reverse(np.asarray(a))),
     "v_bfe_u32": ("uuuu", lambda a, o, n: field(np.asarray(a), o & _31, n & _31, False)),
