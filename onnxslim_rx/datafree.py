@@ -20,6 +20,7 @@ from onnxslim_rx import registry
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.fragments import Fragment
 from onnxslim_rx.ir import ModelLike, constant, digest, load
+from onnxslim_rx.native_form import native_target, to_native
 from onnxslim_rx.optimizer import Outcome
 from onnxslim_rx.passbase import CompressionPass, Layer, Skip, Skipped, Stage
 from onnxslim_rx.pipeline import clean
@@ -104,7 +105,7 @@ class _Run(Phased):
 
     def __init__(self, options: Quantizer) -> None:
         self.options = options
-        self.target = load_target(options.target)
+        self.target = native_target(load_target(options.target))
         self.asked = options.asked(self.target)
         self.tables = self.asked | {"bits": options.embedding_bits or options.bits}
         if options.method == "hqq":  # which is made for weights that sums run over
@@ -130,6 +131,7 @@ class _Run(Phased):
         model, whole = cleaned.model, digest(cleaned.model)
         with self.phase("quantize"):
             treated = self.treat(model)
+            model = to_native(model, self.target)
         facts = Facts(
             name=path or "a model in memory",
             original=original,

@@ -18,6 +18,7 @@ from onnxslim_rx.errors import BudgetError, InputError
 from onnxslim_rx.ir import ModelLike, digest, load
 from onnxslim_rx.manager import JournalEntry
 from onnxslim_rx.metrics import Metric, load_metric
+from onnxslim_rx.native_form import native_target, to_native
 from onnxslim_rx.passbase import CompressionPass, LayerStatistics, Skipped
 from onnxslim_rx.pipeline import CLEAN, clean
 from onnxslim_rx.planner import (
@@ -124,7 +125,7 @@ class _Run(Phased):
         self.options = options
         self.made = compression_passes(options.options)
         self.plan = plan
-        self.target = load_target(options.target)
+        self.target = native_target(load_target(options.target), options.skip)
         self.budget = resolve_budget(options.budget, options.preset, plan)
         self.metric: Metric | None = None
         if options.metric is not None:
@@ -313,6 +314,7 @@ class _Run(Phased):
         self.synthetic = True
         with self.phase("clean"):
             model, journal = self.clean()
+            model = to_native(model, self.target)
         self.facts = self.known(journal, flops_counter({}))
         self.facts.model = model
         with self.phase("verify"):
@@ -397,7 +399,9 @@ class _Run(Phased):
         stats = self.statistics(passes)
         with self.phase("rewrite"):
             refit = self.refit if plan.refit else None
-            model, refused = apply_plan(self.cleaned, plan.layers, passes, stats, refit=refit)
+            model, refused = apply_plan(
+                self.cleaned, plan.layers, passes, stats, refit=refit, target=self.target
+            )
         with self.phase("verify"):
             verdict = self.judge(Runner(model))
             why = verdict.why or self.limits.broken(model)

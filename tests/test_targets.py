@@ -13,7 +13,7 @@ GOOD = 'name = "gpu"\ndescription = "a card"\nlevel = "ort"\n'
 
 
 def test_those_that_come_along_compute_in_float32() -> None:
-    assert target_names() == ["ort-cpu", "portable"]
+    assert target_names() == ["ort-cpu", "portable", "rx"]
     for name in target_names():
         target = load_target(name)
         assert target.name == name

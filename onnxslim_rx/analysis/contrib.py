@@ -1,4 +1,4 @@
-"""Shapes of operators of ONNX Runtime (com.microsoft), for which ONNX has no inference."""
+"""Shapes of operators of com.microsoft and of our own, for which ONNX has no inference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim_rx.analysis.known import Known
+from onnxslim_rx.analysis.native import DOMAIN, native_shape
 from onnxslim_rx.analysis.shapes import Shape
 
 __all__ = ["contrib_shape"]
@@ -22,6 +23,8 @@ _LIKE_FIRST = {
 
 def contrib_shape(node: ir.Node, inputs: Sequence[Known]) -> Shape | None:
     """Shape of the first output, or None where the operator or its inputs are not known."""
+    if node.domain == DOMAIN:
+        return native_shape(node, [one.shape for one in inputs])
     x = inputs[0].shape if inputs else None
     if node.domain not in ("com.microsoft", "") or x is None:
         return None

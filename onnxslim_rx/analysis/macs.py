@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim_rx.analysis.native import DOMAIN, native_macs
 from onnxslim_rx.analysis.shapes import Shape
 from onnxslim_rx.analysis.trace import Step, trace
 
@@ -117,6 +118,9 @@ def node_macs(step: Step) -> NodeMacs:
     """Multiply-adds of one node by its shapes; of its subgraphs nothing."""
     node = step.node
     count = _COUNTS.get((node.domain, node.op_type))
+    if node.domain == DOMAIN:
+        found = native_macs(step.filled, step.inputs)
+        return NodeMacs(found, None if found is not None else "the shape of an input is not known")
     if count is None:
         if node.domain == "" and node.op_type not in _NOT_COUNTED:
             return NodeMacs(0)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from onnxslim_rx.analysis.native import DOMAIN
 from onnxslim_rx.ir import constant, nodes
 
 __all__ = ["WeightKind", "WeightUse", "constant_root", "weight_uses"]
@@ -52,8 +53,15 @@ _QUANTIZED: Mapping[tuple[str, str], Mapping[int, tuple[WeightKind, int | None]]
     (_MS, "GatherBlockQuantized"): {0: ("embedding", 1)},
     (_MS, "QAttention"): {1: ("linear", 0)},
     (_MS, "QGemm"): {3: ("linear", 0)},
+    (DOMAIN, "QuantMatMul"): {1: ("linear", 0)},
+    (DOMAIN, "QuantGather"): {0: ("embedding", 1)},
+    (DOMAIN, "QuantConv"): {1: ("conv", 0)},
 }
-_OPERATORS = {**_LAYERS, **_QUANTIZED}
+_FACTORED: Mapping[tuple[str, str], Mapping[int, tuple[WeightKind, int | None]]] = {
+    (DOMAIN, "LowRankMatMul"): {1: ("linear", 0), 2: ("linear", 0)},
+    (DOMAIN, "ConvChain"): dict.fromkeys(range(2, 8), ("conv", 0)),
+}
+_OPERATORS = {**_LAYERS, **_QUANTIZED, **_FACTORED}
 _OTHER: tuple[WeightKind, int | None] = ("other", None)
 _THROUGH = {"Identity", "Transpose", "Reshape", "Cast", "DequantizeLinear"}
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
@@ -237,6 +245,8 @@ def _why_not_operator(read: _Read) -> str | None:
     node, op = read.node, read.node.op_type
     if (node.domain, op) in _QUANTIZED and read.kind != "other":
         return "already quantized"
+    if (node.domain, op) in _FACTORED and read.kind != "other":
+        return "is a factor of a native operator"
     if read.kind == "other":
         return f"input {read.index} of {op} is not a weight matrix or kernel"
     assert read.activation_index is not None  # every kind but "other" has one

@@ -8,10 +8,12 @@ import onnx_ir as ir
 
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import clone
+from onnxslim_rx.native_form import to_native
 from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Skipped
 from onnxslim_rx.planner.fit.rounding import Rounding
 from onnxslim_rx.plans import LayerPlan
 from onnxslim_rx.stages import Treatment, apply_treatments, finish
+from onnxslim_rx.targets import Target
 
 __all__ = ["Refit", "apply_plan", "describe"]
 
@@ -28,6 +30,7 @@ def apply_plan(
     stats: Mapping[str, LayerStatistics],
     *,
     refit: Refit | None = None,
+    target: Target | None = None,
 ) -> tuple[ir.Model, list[Skipped]]:
     """A copy of `model` with the plan of each layer carried out, and what passes refused.
 
@@ -38,6 +41,7 @@ def apply_plan(
         stats: by name of the layer.
         refit: given the copy when all layers have their new form and no weight is rounded yet, and
             how weights will be rounded; what it returns takes the place of `stats`.
+        target: one that has operators of our domain gets them.
 
     Raises:
         InputError: the plan names a pass or a layer that there is not.
@@ -70,7 +74,7 @@ def apply_plan(
         if turn == _FORMS and not treatments:
             fit()
     finish(copy, [one.stages for planned in turns.values() for one in planned], passes)
-    return copy, skipped
+    return to_native(copy, target), skipped
 
 
 def _roundings(

@@ -114,6 +114,7 @@ class Workshop:
             problem.passes,
             problem.stats,
             refit=problem.refit if draft.refit else None,
+            target=problem.target,
         )
         built = Built(model, layers, tuple(refused))
         self._last = (key, built)

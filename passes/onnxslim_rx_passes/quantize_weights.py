@@ -135,7 +135,8 @@ class QuantizeWeights(CompressionPass):
             method = None if self.method == "auto" else self.method
             found = channel_candidate(layer, stats, self.name, bits=bits, form=form, method=method)
             if found is not None:
-                yield found
+                # operators of our domain read the integers at every run
+                yield dataclasses.replace(found, folds=found.folds and not target.allows("rx"))
         weight = BlockWeight.of(layer)
         if isinstance(weight, BlockWeight) and self._offers_blocks:
             yield from block_candidates(

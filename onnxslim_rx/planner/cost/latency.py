@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.errors import InputError
+from onnxslim_rx.native_form import to_native
 from onnxslim_rx.passbase import CompressionPass
 from onnxslim_rx.planner.cost.entering import Activations
 from onnxslim_rx.planner.cost.isolate import Region, isolate, structure, treat
@@ -116,11 +117,12 @@ class _Clock:
         neighbours: Neighbours,
     ) -> None:
         self._passes, self._activations, self._neighbours = passes, activations, neighbours
-        self._slower = 1.0 + target.latency_noise
+        self._target, self._slower = target, 1.0 + target.latency_noise
         self._folder = None if cache is None else cache / "latency"
         self._times: dict[str, tuple[float, dict[Stages, float]]] = {}
         about = environment()
         self._device = [*(about[name] for name in _ABOUT), default_threads(), _FORMAT]
+        self._device += [target.level] if target.allows("rx") else []  # other operators run then
 
     def times(self, unit: Unit) -> tuple[float, dict[Stages, float]]:
         """Milliseconds of the layer, and of its choices relative to that, by stages."""
@@ -137,7 +139,7 @@ class _Clock:
         around = self._around(unit, region)
         key = key_for([structure(alone), stages, sorted(around.items()), self._device])
         if key not in self._times:
-            layer = _Layer(unit, alone, cut, feeds, self._passes, around)
+            layer = _Layer(unit, alone, cut, feeds, self._passes, around, self._target)
             self._times[key] = self._timed(layer, key)
         return self._times[key]
 
@@ -179,6 +181,7 @@ class _Layer:
         feeds: what enters.
         passes: by name.
         around: by pass, numbers of inputs and outputs whose neighbours it can treat as well.
+        target: says which operators run.
 
     Attributes:
         base: milliseconds of the layer as it is, of the first round.
@@ -192,8 +195,10 @@ class _Layer:
         feeds: Mapping[str, Array],
         passes: Mapping[str, CompressionPass],
         around: Mapping[str, _Around],
+        target: Target,
     ) -> None:
         self.unit = unit
+        self._target = target
         self.base = math.nan
         self._around = around
         self._alone, self._cut, self._feeds, self._passes = alone, cut, feeds, passes
@@ -224,7 +229,7 @@ class _Layer:
             entering = self._feeds
             if stages and stages[0].pass_name in self._around:
                 treated, entering = core(treated, self._feeds, *self._around[stages[0].pass_name])
-            runner = Runner(treated)
+            runner = Runner(to_native(treated, self._target))
             feeds = {name: entering[name] for name in runner.inputs}
             runner(feeds)
         except InputError:

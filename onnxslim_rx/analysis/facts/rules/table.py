@@ -11,6 +11,7 @@ from onnxslim_rx.analysis.facts.rules import (
     gathering,
     layers,
     movement,
+    native,
     products,
     recurrent,
     reductions,
@@ -35,5 +36,8 @@ STANDARD: Mapping[str, Rule] = {
 }
 """By operator, those of ONNX itself."""
 
-CONTRIB: Mapping[str, Mapping[str, Rule]] = {"com.microsoft": contrib.RULES}
+CONTRIB: Mapping[str, Mapping[str, Rule]] = {
+    "com.microsoft": contrib.RULES,
+    "ai.onnxslim.rx": native.RULES,
+}
 """By domain and operator, those of others."""
