@@ -235,7 +235,8 @@ RX_TEST(chains) {
       for (std::size_t i = 0; i < y.size(); ++i) {
         const std::size_t channel = i / static_cast<std::size_t>(some.back().pixels()) %
                                     static_cast<std::size_t>(some.back().out_channels);
-        CHECK_EQUAL(y[i], std::max(0.0f, expected[i] + bias[channel]));
+        const float last = std::max(0.0f, expected[i] + bias[channel]);
+        CHECK_EQUAL(y[i], last);
       }
     }
     std::printf("     chains %s: 1 to 4 stages, all equal\n", isa.c_str());

@@ -1,41 +1,148 @@
 #include "cpu/conv.h"
 
 #include <algorithm>
+#include <memory>
+#include <utility>
 
 #include "base/error.h"
-#include "cpu/activation.h"
+#include "cpu/image.h"
+#include "cpu/product.h"
+#include "cpu/tasks.h"
 
 namespace rx::cpu {
 namespace {
 
-constexpr std::int64_t kPanel = 16;
+constexpr std::int64_t kCopied = 1
+                                 << 24;  // numbers of images that are copied at once, or one image
 
-// Filters are read through `filter(channel, at)`.
-template <typename Filter>
-void convolve(Threads& threads, const ConvShape& s, const float* x, const Filter& filter, float* y,
+// Strips that were packed before: (rows / 16, depth, 16), or one row with its own step.
+class FilterLeft final : public Left {
+ public:
+  FilterLeft(const float* data, std::int64_t depth, std::int64_t step)
+      : data_(data), depth_(depth), step_(step) {}
+  Strip strip(std::int64_t row, std::int64_t, Range k, float*) const override {
+    return {data_ + row * depth_ + k.begin * step_, step_};
+  }
+
+ private:
+  const float* data_;
+  std::int64_t depth_;
+  std::int64_t step_;
+};
+
+class QuantLeft final : public Left {
+ public:
+  explicit QuantLeft(const PackedQuant& weight) : weight_(weight) {}
+  Strip strip(std::int64_t row, std::int64_t, Range k, float* scratch) const override {
+    weight_.restore(row / kPanel, k, scratch);
+    return {scratch, kPanel};
+  }
+
+ private:
+  const PackedQuant& weight_;
+};
+
+// The filters of all groups.
+using Filters = std::vector<std::unique_ptr<Left>>;
+
+Epilogue moved(Epilogue e, std::int64_t channel, std::int64_t at) {
+  if (e.bias != nullptr) e.bias += channel;
+  if (e.residual != nullptr) e.residual += at;
+  return e;
+}
+
+// Some images of a batch, as one product for each image and group.
+void multiply(Threads& threads, const ConvShape& s, const Grid& grid, const float* image,
+              const float* end, const Filters& filters, std::int64_t granule, float* y,
               const Epilogue& epilogue) {
-  check(s);
-  const std::int64_t planes = s.batch * s.out_channels;
-  threads.each(static_cast<std::size_t>(planes), [&](std::size_t index) {
-    const std::int64_t plane = static_cast<std::int64_t>(index);
-    const std::int64_t channel = plane % s.out_channels;
-    const std::int64_t first =
-        plane / s.out_channels * s.channels + channel / s.group_out() * s.group_in();
-    for (std::int64_t pixel = 0; pixel < s.pixels(); ++pixel) {
-      float sum = 0;
-      for (std::int64_t at = 0; at < s.depth(); ++at) {
-        const std::int64_t top = at / s.kernel[1] % s.kernel[0] * s.dilation[0] - s.pads[0];
-        const std::int64_t left = at % s.kernel[1] * s.dilation[1] - s.pads[1];
-        const std::int64_t row = pixel / s.out(1) * s.stride[0] + top;
-        const std::int64_t column = pixel % s.out(1) * s.stride[1] + left;
-        if (row < 0 || row >= s.height || column < 0 || column >= s.width) continue;
-        const std::int64_t source = first + at / (s.kernel[0] * s.kernel[1]);
-        sum += filter(channel, at) * x[(source * s.height + row) * s.width + column];
+  const std::vector<std::int64_t> offsets = grid.offsets(s.group_in());
+  std::vector<PixelsRight> pixels;
+  std::vector<Product> products;
+  pixels.reserve(static_cast<std::size_t>(s.batch * s.group));
+  for (std::int64_t part = 0; part < s.batch * s.group; ++part) {
+    pixels.emplace_back(s, grid, offsets, image + part * s.group_in() * grid.plane(), end);
+    const std::int64_t channel = part % s.group * s.group_out();
+    const std::int64_t at = part * s.group_out() * s.pixels();
+    products.push_back({s.group_out(), s.pixels(), s.depth(),
+                        filters[static_cast<std::size_t>(part % s.group)].get(), &pixels.back(),
+                        y + at, moved(epilogue, channel, at), true, granule});
+  }
+  run_products(threads, products);
+}
+
+void convolve(Threads& threads, const ConvShape& shape, const float* x, const Filters& filters,
+              std::int64_t granule, float* y, const Epilogue& epilogue) {
+  const Grid grid(shape);
+  const std::int64_t image = shape.channels * shape.height * shape.width;
+  const std::int64_t out = shape.out_channels * shape.pixels();
+  if (!grid.copies())
+    return multiply(threads, shape, grid, x, x + shape.batch * image, filters, granule, y,
+                    epilogue);
+  const std::int64_t copied = shape.channels * grid.plane();
+  const std::int64_t most =
+      std::clamp<std::int64_t>(kCopied / copied, 1, std::max<std::int64_t>(1, shape.batch));
+  const Scratch copy(most * copied);
+  for (std::int64_t first = 0; first < shape.batch; first += most) {
+    ConvShape some = shape;
+    some.batch = std::min(most, shape.batch - first);
+    const std::int64_t planes = some.batch * shape.channels;
+    run_ranges(threads, planes, static_cast<double>(grid.plane()), [&](Range part) {
+      for (std::int64_t plane = part.begin; plane < part.end; ++plane)
+        grid.copy(x + first * image + plane * shape.height * shape.width,
+                  copy.data() + plane * grid.plane());
+    });
+    multiply(threads, some, grid, copy.data(), copy.data() + planes * grid.plane(), filters,
+             granule, y + first * out, moved(epilogue, 0, first * out));
+  }
+}
+
+// One input and one output channel a group. Filters lie as (channels / 16, depth, 16) if `step` is
+// 16, and as (channels, depth) if it is 1.
+void depthwise(Threads& threads, const ConvShape& s, const float* x, const float* filters,
+               std::int64_t step, float* y, const Epilogue& epilogue) {
+  const Grid grid(s);
+  const std::vector<std::int64_t> offsets = grid.offsets(1);
+  const std::int64_t depth = s.depth();
+  const std::int64_t size = s.height * s.width;
+  const double cost = static_cast<double>(s.pixels() * depth);
+  run_ranges(threads, s.batch * s.channels, cost, [&](Range part) {
+    const Scratch scratch((grid.copies() ? grid.plane() : 0) + depth);
+    float* const taps = scratch.data();
+    for (std::int64_t plane = part.begin; plane < part.end; ++plane) {
+      const std::int64_t channel = plane % s.channels;
+      const float* const filter =
+          filters + channel / step * step * depth + (step == 1 ? 0 : channel % step);
+      for (std::int64_t at = 0; at < depth; ++at) taps[at] = filter[at * step];
+      const float* image = x + plane * size;
+      if (grid.copies()) {
+        grid.copy(image, taps + depth);
+        image = taps + depth;
       }
-      const std::int64_t to = plane * s.pixels() + pixel;
-      y[to] = finish(sum, epilogue, channel, to);
+      float* const to = y + plane * s.pixels();
+      for (std::int64_t row = 0; row < s.out(0); ++row)
+        kernels().tap_row({image + row * grid.down(), offsets.data(), taps, depth, s.out(1),
+                           to + row * s.out(1)});
+      run_finish(moved(epilogue, channel, plane * s.pixels()), true, {0, 1}, {0, s.pixels()},
+                 s.pixels(), to);
     }
   });
+}
+
+bool is_depthwise(const ConvShape& s) {
+  return s.group_in() == 1 && s.group_out() == 1;
+}
+
+template <typename Filter>
+void check_filter(const ConvShape& s, const Filter& filter) {
+  check(s);
+  require(filter.out_channels() == s.out_channels && filter.depth() == s.depth() &&
+              filter.group() == s.group,
+          "found filters (", filter.out_channels(), ", ", filter.depth(), ") of ", filter.group(),
+          " groups; expected (", s.out_channels, ", ", s.depth(), ") of ", s.group);
+}
+
+bool empty(const ConvShape& s) {
+  return s.batch == 0 || s.pixels() == 0;
 }
 
 }  // namespace
@@ -54,74 +161,93 @@ void check(const ConvShape& s) {
 
 PackedFilter::PackedFilter(std::int64_t out_channels, std::int64_t group, std::int64_t depth,
                            const float* w)
-    : out_channels_(out_channels),
-      group_(group),
-      depth_(depth),
-      data_(static_cast<std::size_t>(out_channels * depth)) {
-  std::copy(w, w + out_channels * depth, data_.data());
+    : out_channels_(out_channels), group_(group), depth_(depth) {
+  require(group >= 1 && out_channels % group == 0, "the ", group,
+          " groups of a convolution do not divide its ", out_channels, " filters");
+  const std::int64_t rows = out_channels / group;
+  step_ = rows == 1 ? 1 : kPanel;
+  part_ = (rows + step_ - 1) / step_ * step_ * depth;
+  data_ = Buffer<float>(static_cast<std::size_t>(group * part_));
+  std::fill_n(data_.data(), group * part_, 0.0f);
+  for (std::int64_t at = 0; at < group; ++at)
+    for (std::int64_t row = 0; row < rows; row += step_)
+      kernels().pack_strip(w + (at * rows + row) * depth, depth, std::min(step_, rows - row), depth,
+                           data_.data() + at * part_ + row * depth, step_);
 }
 
 PackedQuantFilter::PackedQuantFilter(std::int64_t group, const QuantView& weight)
-    : out_channels_(weight.rows) {
+    : out_channels_(weight.rows), group_(group) {
   check(weight);
   require(group >= 1 && weight.rows % group == 0, "the ", group,
           " groups of a convolution do not divide its ", weight.rows, " filters");
-  for (std::int64_t part = 0; part < group; ++part) {
-    QuantView view = weight;
-    view.rows /= group;
-    const std::int64_t before = part * view.rows;
-    view.data += before * weight.blocks() * weight.block_bytes();
-    view.scales += before * weight.blocks();
-    if (weight.zeros != nullptr) view.zeros += before * weight.zero_bytes();
+  const std::int64_t parts = group == weight.rows ? 1 : group;
+  QuantView view = weight;
+  view.rows /= parts;
+  for (std::int64_t part = 0; part < parts; ++part) {
     parts_.emplace_back(view);
+    view.data += view.rows * weight.blocks() * weight.block_bytes();
+    view.scales += view.rows * weight.blocks();
+    if (view.zeros != nullptr) view.zeros += view.rows * weight.zero_bytes();
   }
 }
 
 void conv(Threads& threads, const ConvShape& shape, const float* x, const PackedFilter& filter,
           float* y, const Epilogue& epilogue) {
-  convolve(
-      threads, shape, x,
-      [&](std::int64_t channel, std::int64_t at) {
-        return filter.data()[channel * filter.depth() + at];
-      },
-      y, epilogue);
+  check_filter(shape, filter);
+  if (empty(shape)) return;
+  if (is_depthwise(shape)) return depthwise(threads, shape, x, filter.data(), 1, y, epilogue);
+  Filters filters;
+  for (std::int64_t group = 0; group < shape.group; ++group)
+    filters.push_back(std::make_unique<FilterLeft>(filter.data() + group * filter.part(),
+                                                   filter.depth(), filter.step()));
+  convolve(threads, shape, x, filters, 1, y, epilogue);
 }
 
 void quant_conv(Threads& threads, const ConvShape& shape, const float* x,
                 const PackedQuantFilter& filter, float* y, const Epilogue& epilogue) {
-  convolve(
-      threads, shape, x,
-      [&](std::int64_t channel, std::int64_t at) {
-        const PackedQuant& part = filter.part(channel / shape.group_out());
-        const std::int64_t row = channel % shape.group_out();
-        const int each = 32 / part.bits();
-        const std::int64_t block = row / kPanel * part.blocks() + at / part.block();
-        const std::int64_t in = at % part.block();
-        const std::uint32_t word =
-            part.data()[(block * part.words() + in / each) * kPanel + row % kPanel];
-        const float value =
-            static_cast<float>(word >> (in % each * part.bits()) & ((1u << part.bits()) - 1));
-        const std::int64_t grid = block * kPanel + row % kPanel;
-        const float zero = part.zeros() != nullptr ? part.zeros()[grid]
-                                                   : static_cast<float>(1 << (part.bits() - 1));
-        return (value - zero) * part.scales()[grid];
-      },
-      y, epilogue);
+  check_filter(shape, filter);
+  if (empty(shape)) return;
+  Filters filters;
+  if (shape.group_out() > 1) {
+    for (const PackedQuant& part : filter.parts())
+      filters.push_back(std::make_unique<QuantLeft>(part));
+    return convolve(threads, shape, x, filters, filter.parts()[0].granule(), y, epilogue);
+  }
+  // one output channel a group: all of them are restored, which is little
+  const PackedQuant& weight = filter.parts()[0];
+  const Scratch restored(panels(weight.n()) * weight.k() * kPanel);
+  for (std::int64_t panel = 0; panel < panels(weight.n()); ++panel)
+    weight.restore(panel, {0, weight.k()}, restored.data() + panel * weight.k() * kPanel);
+  if (is_depthwise(shape))
+    return depthwise(threads, shape, x, restored.data(), kPanel, y, epilogue);
+  for (std::int64_t group = 0; group < shape.group; ++group)
+    filters.push_back(std::make_unique<FilterLeft>(
+        restored.data() + group / kPanel * kPanel * weight.k() + group % kPanel, weight.k(),
+        kPanel));
+  convolve(threads, shape, x, filters, 1, y, epilogue);
 }
 
 void conv_chain(Threads& threads, Span<const ConvShape> shapes, const float* x,
                 Span<const PackedFilter* const> filters, float* y, const Epilogue& epilogue) {
-  Buffer<float> now;
+  require(!shapes.empty() && shapes.size() == filters.size(), "a chain has ", shapes.size(),
+          " convolutions and ", filters.size(), " filters");
+  std::int64_t most = 0;  // numbers between two stages
+  for (std::size_t stage = 0; stage + 1 < shapes.size(); ++stage) {
+    const ConvShape& here = shapes[stage];
+    const ConvShape& next = shapes[stage + 1];
+    require(here.batch == next.batch && here.out_channels == next.channels &&
+                here.out(0) == next.height && here.out(1) == next.width,
+            "the convolutions ", stage, " and ", stage + 1, " of a chain do not fit each other");
+    most = std::max(most, here.batch * here.out_channels * here.pixels());
+  }
+  const Scratch one(most);
+  const Scratch other(shapes.size() > 2 ? most : 0);
+  const float* from = x;
   for (std::size_t stage = 0; stage < shapes.size(); ++stage) {
-    const ConvShape& shape = shapes[stage];
     const bool last = stage + 1 == shapes.size();
-    Buffer<float> next;
-    if (!last)
-      next = Buffer<float>(
-          static_cast<std::size_t>(shape.batch * shape.out_channels * shape.pixels()));
-    conv(threads, shape, stage == 0 ? x : now.data(), *filters[stage], last ? y : next.data(),
-         last ? epilogue : Epilogue{});
-    now = std::move(next);
+    float* const to = last ? y : stage % 2 == 0 ? one.data() : other.data();
+    conv(threads, shapes[stage], from, *filters[stage], to, last ? epilogue : Epilogue{});
+    from = to;
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "base/span.h"
 #include "base/threads.h"
@@ -41,21 +42,27 @@ struct ConvShape {
 void check(const ConvShape& shape);
 
 // Filters (out_channels, depth) in the order that convolutions read them. Memory: 4 bytes an entry,
-// output channels of a group rounded up to 16.
+// output channels of a group rounded up to 16 unless there is only one.
 class PackedFilter {
  public:
-  // `w` is (out_channels, depth). It is not kept. Throws std::bad_alloc.
+  // `w` is (out_channels, depth). It is not kept. Refuses groups that do not divide the channels;
+  // throws std::bad_alloc.
   PackedFilter(std::int64_t out_channels, std::int64_t group, std::int64_t depth, const float* w);
 
   std::int64_t out_channels() const { return out_channels_; }
   std::int64_t group() const { return group_; }
   std::int64_t depth() const { return depth_; }
+  // Numbers of a group, and in a row of its strips (depth, step).
+  std::int64_t part() const { return part_; }
+  std::int64_t step() const { return step_; }
   const float* data() const { return data_.data(); }
 
  private:
   std::int64_t out_channels_;
   std::int64_t group_;
   std::int64_t depth_;
+  std::int64_t part_;
+  std::int64_t step_;
   Buffer<float> data_;
 };
 
@@ -66,13 +73,14 @@ class PackedQuantFilter {
   PackedQuantFilter(std::int64_t group, const QuantView& weight);
 
   std::int64_t out_channels() const { return out_channels_; }
-  std::int64_t group() const { return static_cast<std::int64_t>(parts_.size()); }
-  const PackedQuant& part(std::int64_t group) const {
-    return parts_[static_cast<std::size_t>(group)];
-  }
+  std::int64_t group() const { return group_; }
+  std::int64_t depth() const { return parts_[0].k(); }
+  // One for each group; one for all where a group has one output channel.
+  const std::vector<PackedQuant>& parts() const { return parts_; }
 
  private:
   std::int64_t out_channels_;
+  std::int64_t group_;
   std::vector<PackedQuant> parts_;
 };
 

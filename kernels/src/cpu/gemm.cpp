@@ -1,43 +1,62 @@
 #include "cpu/gemm.h"
 
 #include <algorithm>
-#include <vector>
 
-#include "cpu/activation.h"
+#include "base/error.h"
+#include "cpu/kernels.h"
+#include "cpu/product.h"
+#include "cpu/tasks.h"
 
 namespace rx::cpu {
 namespace {
 
-constexpr std::int64_t kPanel = 16;
+constexpr std::int64_t kFewRows = 8;
 
-std::int64_t panels(std::int64_t n) {
-  return (n + kPanel - 1) / kPanel;
+// Few rows: no number of b is used twice, so blocks that fit caches would only cost time.
+void few_rows(Threads& threads, std::int64_t m, const float* a, const PackedMatrix& b, float* y,
+              const Epilogue& epilogue) {
+  const std::int64_t k = b.k();
+  const std::int64_t n = b.n();
+  const Scratch strip(m == 1 ? 0 : m * k);
+  if (m > 1) kernels().pack_strip(a, k, m, k, strip.data(), m);
+  const double cost = static_cast<double>(m * k * kPanel);
+  run_ranges(threads, panels(n), cost, [&](Range part) {
+    const Range columns{part.begin * kPanel, std::min(part.end * kPanel, n)};
+    kernels().tile_row({m, columns.size(), k, m == 1 ? a : strip.data(), m,
+                        b.data() + part.begin * kPanel * k, k * kPanel, y + columns.begin, n,
+                        false});
+    run_finish(epilogue, false, {0, m}, columns, n, y);
+  });
+}
+
+Product product_of(std::int64_t m, const Left& left, const PackedMatrix& b, const Right& right,
+                   float* y, const Epilogue& epilogue) {
+  return {m, b.n(), b.k(), &left, &right, y, epilogue};
 }
 
 }  // namespace
 
 PackedMatrix::PackedMatrix(std::int64_t k, std::int64_t n, const float* b, bool transposed)
     : k_(k), n_(n), data_(static_cast<std::size_t>(panels(n) * kPanel * k)) {
-  float* to = data_.data();
-  for (std::int64_t first = 0; first < n; first += kPanel)
-    for (std::int64_t row = 0; row < k; ++row)
-      for (std::int64_t column = first; column < first + kPanel; ++column)
-        *to++ = column >= n ? 0.0f : transposed ? b[column * k + row] : b[row * n + column];
+  for (std::int64_t first = 0; first < n; first += kPanel) {
+    float* const to = data_.data() + first * k;
+    const std::int64_t wide = std::min(kPanel, n - first);
+    if (transposed) kernels().pack_strip(b + first * k, k, wide, k, to, kPanel);
+    for (std::int64_t row = 0; row < k; ++row) {
+      if (!transposed) std::copy_n(b + row * n + first, wide, to + row * kPanel);
+      std::fill_n(to + row * kPanel + wide, kPanel - wide, 0.0f);
+    }
+  }
 }
 
 void gemm(Threads& threads, std::int64_t m, const float* a, const PackedMatrix& b, float* y,
           const Epilogue& epilogue) {
-  const std::int64_t k = b.k();
-  const std::int64_t n = b.n();
-  threads.each(static_cast<std::size_t>(m), [&](std::size_t index) {
-    const std::int64_t row = static_cast<std::int64_t>(index);
-    for (std::int64_t column = 0; column < n; ++column) {
-      const float* panel = b.data() + column / kPanel * kPanel * k + column % kPanel;
-      float sum = 0;
-      for (std::int64_t at = 0; at < k; ++at) sum += a[row * k + at] * panel[at * kPanel];
-      y[row * n + column] = finish(sum, epilogue, column, row * n + column);
-    }
-  });
+  if (m == 0 || b.n() == 0) return;
+  if (m <= kFewRows) return few_rows(threads, m, a, b, y, epilogue);
+  const RowsLeft left(a, b.k());
+  const PackedRight right(b.data(), b.k());
+  const Product product = product_of(m, left, b, right, y, epilogue);
+  run_products(threads, {&product, 1});
 }
 
 void gemm(Threads& threads, std::int64_t m, std::int64_t n, std::int64_t k, const float* a,
@@ -48,9 +67,32 @@ void gemm(Threads& threads, std::int64_t m, std::int64_t n, std::int64_t k, cons
 void low_rank(Threads& threads, std::int64_t m, const float* a, const PackedMatrix& p,
               const PackedMatrix& q, float* y, const Epilogue& epilogue) {
   require(p.n() == q.k(), "the ranks ", p.n(), " and ", q.k(), " of a low-rank pair differ");
-  std::vector<float> middle(static_cast<std::size_t>(m * p.n()));
-  gemm(threads, m, a, p, middle.data());
-  gemm(threads, m, middle.data(), q, y, epilogue);
+  const std::int64_t rank = p.n();
+  const std::int64_t n = q.n();
+  if (m == 0 || n == 0) return;
+  constexpr std::int64_t kRows = 128;  // of a block: its middle fits the second cache
+  const auto count = static_cast<std::int64_t>(threads.count());
+  const std::int64_t high = (m + kPanel - 1) / kPanel;
+  if (m <= kFewRows || high < 2 * count) {  // too few rows to share out
+    const Scratch middle(m * rank);
+    gemm(threads, m, a, p, middle.data());
+    return gemm(threads, m, middle.data(), q, y, epilogue);
+  }
+  const std::int64_t parts =
+      count == 1 ? (m + kRows - 1) / kRows : std::max(2 * count, (m + kRows - 1) / kRows);
+  const PackedRight first(p.data(), p.k());
+  const PackedRight second(q.data(), rank);
+  run_tasks(threads, std::min(parts, high), [&](std::int64_t part) {
+    const Range strips = part_of(high, part, std::min(parts, high));
+    const Range rows{strips.begin * kPanel, std::min(strips.end * kPanel, m)};
+    const Scratch middle(rows.size() * rank);
+    const RowsLeft left(a + rows.begin * p.k(), p.k());
+    run_product(product_of(rows.size(), left, p, first, middle.data(), {}));
+    const RowsLeft between(middle.data(), rank);
+    Epilogue last = epilogue;
+    if (last.residual != nullptr) last.residual += rows.begin * n;
+    run_product(product_of(rows.size(), between, q, second, y + rows.begin * n, last));
+  });
 }
 
 }  // namespace rx::cpu

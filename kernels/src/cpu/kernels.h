@@ -30,7 +30,7 @@ struct TileRow {
   bool add;
 };
 
-// Some panels of a PackedQuant, from the block `first` on.
+// Panels of a PackedQuant, from one of its blocks on.
 struct QuantPanels {
   int bits;
   std::int64_t block;   // neighbours that share a scale
@@ -109,12 +109,14 @@ struct Kernels {
   std::int64_t quant_rows;  // most rows of a QuantRow
   void (*tile_row)(const TileRow&);
   void (*quant_row)(const QuantRow&);
-  void (*restore)(const QuantPanels&, std::int64_t k, float* to);  // one panel, from `first` on
+  // depths [skip, skip + k) of one panel, `skip` in its first block and at the start of a word
+  void (*restore)(const QuantPanels&, std::int64_t skip, std::int64_t k, float* to);
   void (*finish)(const Finish&);
   // strip (k, step) of rows of a; `rows` <= step
   void (*pack_strip)(const float* a, std::int64_t a_row, std::int64_t rows, std::int64_t k,
                      float* to, std::int64_t step);
   void (*pack_pixels)(const PixelPanel&);
+  void (*every_second)(const float* from, float* to, std::int64_t count);  // to[i] = from[2 * i]
   void (*tap_row)(const TapRow&);
   void (*restore_block)(const QuantBlock&);
   void (*to_float)(const std::uint16_t* from, float* to, std::int64_t count);

@@ -1,13 +1,13 @@
 // Weights of 2, 4 or 8 bits in blocks: products and look-ups. A weight is (integer - zero) * scale.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "base/threads.h"
 #include "cpu/buffer.h"
 #include "cpu/epilogue.h"
+#include "cpu/kernels.h"
+#include "cpu/tasks.h"
 
 namespace rx::cpu {
 
@@ -37,30 +37,32 @@ void check(const QuantView& weight);
 
 // Weights (n, k) in the order that products read them: they stay integers of as many bits; rows are
 // rounded up to 16 and blocks to 32 bits; a scale has 4 bytes and so has a zero point that is not
-// the middle.
+// the middle. Integers of 2 and 4 bits keep their places in words of 32 bits, one word of each of
+// 16 rows after another; those of 8 bits become signed, one byte of each of 16 rows after another.
 class PackedQuant {
  public:
   // The view is not kept. Refuses what check() refuses; throws std::bad_alloc.
   explicit PackedQuant(const QuantView& weight);
 
-  int bits() const { return bits_; }
   std::int64_t n() const { return n_; }
   std::int64_t k() const { return k_; }
-  std::int64_t block() const { return block_; }
-  std::int64_t blocks() const { return (k_ + block_ - 1) / block_; }
-  std::int64_t words() const { return (block_ * bits_ + 31) / 32; }  // 32 bits each, of a block
-  const std::uint32_t* data() const { return data_.data(); }         // (n / 16, blocks, words, 16)
-  const float* scales() const { return scales_.data(); }             // (n / 16, blocks, 16)
-  const float* zeros() const { return zeros_.data(); }  // the same, or null: the middle
+  // A depth that is a multiple of this one begins a word.
+  std::int64_t granule() const { return block_ <= 256 || block_ % 16 != 0 ? block_ : 16; }
+  // Panels from `panel` on, 16 rows of the weight each, from the block on that has depth `k`.
+  QuantPanels panels(std::int64_t panel, std::int64_t k = 0) const;
+  // Depths [k.begin, k.end) of a panel, as floats (size of k, 16); k.begin as granule() says.
+  void restore(std::int64_t panel, Range k, float* to) const;
 
  private:
   int bits_;
   std::int64_t n_;
   std::int64_t k_;
   std::int64_t block_;
-  Buffer<std::uint32_t> data_;
-  Buffer<float> scales_;
-  Buffer<float> zeros_;
+  std::int64_t blocks_;
+  std::int64_t words_;          // 32 bits each, of a block of one row
+  Buffer<std::uint32_t> data_;  // (n / 16, blocks, words, 16), or (n / 16, blocks, block, 16) bytes
+  Buffer<float> scales_;        // (n / 16, blocks, 16)
+  Buffer<float> zeros_;         // the same, less the middle; or none
 };
 
 // y (m, n) = epilogue(a (m, k) * weight^T (k, n)), as gemm() of the restored weights.

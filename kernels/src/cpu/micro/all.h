@@ -10,8 +10,9 @@
 namespace rx::cpu {
 namespace {
 
-constexpr Kernels kTable = {kQuantRows,  tile_row, quant_row,     restore,  finish, pack_strip,
-                            pack_pixels, tap_row,  restore_block, to_float, to_half};
+constexpr Kernels kTable = {kQuantRows, tile_row,      quant_row,   restore,
+                            finish,     pack_strip,    pack_pixels, every_second,
+                            tap_row,    restore_block, to_float,    to_half};
 
 }  // namespace
 }  // namespace rx::cpu

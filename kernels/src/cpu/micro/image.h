@@ -27,6 +27,16 @@ void pack_pixels(const PixelPanel& p) {
   }
 }
 
+void every_second(const float* from, float* to, std::int64_t count) {
+  std::int64_t at = 0;
+#if defined(__SSE2__)
+  for (; at + 4 < count; at += 4)  // strictly: the last of the 8 numbers is not one of ours
+    _mm_storeu_ps(to + at, _mm_shuffle_ps(_mm_loadu_ps(from + 2 * at),
+                                          _mm_loadu_ps(from + 2 * at + 4), 0x88));
+#endif
+  for (; at < count; ++at) to[at] = from[2 * at];
+}
+
 template <int kVectors>
 inline void tap_vectors(const TapRow& t, std::int64_t at) {
   Floats sums[kVectors] = {};
@@ -40,10 +50,13 @@ inline void tap_vectors(const TapRow& t, std::int64_t at) {
   for (int v = 0; v < kVectors; ++v) store(t.y + at + v * kLanes, sums[v]);
 }
 
+// The last vector reaches back over numbers that are there already.
 void tap_row(const TapRow& t) {
   std::int64_t at = 0;
   for (; at + 4 * kLanes <= t.columns; at += 4 * kLanes) tap_vectors<4>(t, at);
   for (; at + kLanes <= t.columns; at += kLanes) tap_vectors<1>(t, at);
+  if (at == t.columns) return;
+  if (t.columns >= kLanes) return tap_vectors<1>(t, t.columns - kLanes);
   for (; at < t.columns; ++at) {
     float sum = 0;
     for (std::int64_t tap = 0; tap < t.count; ++tap) sum += t.taps[tap] * t.x[t.offsets[tap] + at];

@@ -170,47 +170,56 @@ void quant_row(const QuantRow& q) {
   quant_rows_of<2, kQuantRows>(q);
 }
 
+// One vector of columns of a block: `count` integers from a word's first on.
 template <int kBits, bool kZeros>
-void restore_panel(const QuantPanels& q, std::int64_t k, float* to) {
-  constexpr int kEach = 32 / kBits;
-  const std::uint32_t* data = q.data;
-  for (std::int64_t at = 0, grid = 0; at < k; at += q.block, grid += kPanel) {
-    const std::int64_t count = least(q.block, k - at);
-    for (std::int64_t lane = 0; lane < kPanel; lane += kLanes) {
-      const Floats scale = load(q.scales + grid + lane);
-      const Decoder<kBits, kZeros> decoder(kZeros ? q.zeros + grid + lane : nullptr);
-      float* out = to + at * kPanel + lane;
-      if constexpr (kBits == 8) {
-        const std::int8_t* bytes = reinterpret_cast<const std::int8_t*>(data) + lane;
-        for (std::int64_t i = 0; i < count; ++i)
-          store(out + i * kPanel, decoder.at(bytes + i * kPanel) * scale);
-      } else {
-        const std::int64_t whole = count / kEach;
-        for (std::int64_t word = 0; word < whole; ++word) {
-          const Words words = load_as<Words>(data + word * kPanel + lane);
+inline void restore_lanes(const std::uint32_t* data, std::int64_t lane, const float* zeros,
+                          Floats scale, std::int64_t count, float* to) {
+  const Decoder<kBits, kZeros> decoder(zeros);
+  if constexpr (kBits == 8) {
+    const std::int8_t* bytes = reinterpret_cast<const std::int8_t*>(data) + lane;
+    for (std::int64_t i = 0; i < count; ++i)
+      store(to + i * kPanel, decoder.at(bytes + i * kPanel) * scale);
+  } else {
+    constexpr int kEach = 32 / kBits;
+    const std::int64_t whole = count / kEach;
+    for (std::int64_t word = 0; word < whole; ++word) {
+      const Words words = load_as<Words>(data + word * kPanel + lane);
 #pragma GCC unroll 16
-          for (int place = 0; place < kEach; ++place)
-            store(out + (word * kEach + place) * kPanel, decoder.at(words, place) * scale);
-        }
-        for (std::int64_t i = whole * kEach; i < count; ++i)
-          store(out + i * kPanel, decoder.at(load_as<Words>(data + whole * kPanel + lane),
-                                             static_cast<int>(i - whole * kEach)) *
-                                      scale);
-      }
+      for (int place = 0; place < kEach; ++place)
+        store(to + (word * kEach + place) * kPanel, decoder.at(words, place) * scale);
     }
-    data += q.words * kPanel;
+    if (whole * kEach == count) return;
+    const Words words = load_as<Words>(data + whole * kPanel + lane);
+    for (int place = 0; place < count - whole * kEach; ++place)
+      store(to + (whole * kEach + place) * kPanel, decoder.at(words, place) * scale);
+  }
+}
+
+template <int kBits, bool kZeros>
+void restore_panel(const QuantPanels& q, std::int64_t skip, std::int64_t k, float* to) {
+  for (std::int64_t at = 0, block = 0; at < k; ++block) {
+    const std::int64_t count = least(q.block - skip, k - at);
+    const std::uint32_t* data = q.data + (block * q.words + skip * kBits / 32) * kPanel;
+    for (std::int64_t lane = 0; lane < kPanel; lane += kLanes) {
+      const std::int64_t grid = block * kPanel + lane;
+      restore_lanes<kBits, kZeros>(data, lane, kZeros ? q.zeros + grid : nullptr,
+                                   load(q.scales + grid), count, to + at * kPanel + lane);
+    }
+    at += count;
+    skip = 0;
   }
 }
 
 template <int kBits>
-void restore_bits(const QuantPanels& q, std::int64_t k, float* to) {
-  q.zeros == nullptr ? restore_panel<kBits, false>(q, k, to) : restore_panel<kBits, true>(q, k, to);
+void restore_bits(const QuantPanels& q, std::int64_t skip, std::int64_t k, float* to) {
+  q.zeros == nullptr ? restore_panel<kBits, false>(q, skip, k, to)
+                     : restore_panel<kBits, true>(q, skip, k, to);
 }
 
-void restore(const QuantPanels& q, std::int64_t k, float* to) {
-  if (q.bits == 8) return restore_bits<8>(q, k, to);
-  if (q.bits == 4) return restore_bits<4>(q, k, to);
-  restore_bits<2>(q, k, to);
+void restore(const QuantPanels& q, std::int64_t skip, std::int64_t k, float* to) {
+  if (q.bits == 8) return restore_bits<8>(q, skip, k, to);
+  if (q.bits == 4) return restore_bits<4>(q, skip, k, to);
+  restore_bits<2>(q, skip, k, to);
 }
 
 // Rows of an embedding: neighbours are in one word.
