@@ -1,6 +1,7 @@
 #include "door/domain.h"
 
 #include <cstdlib>
+#include <utility>
 
 #include "base/error.h"
 
@@ -30,15 +31,22 @@ Request Request::of(const abi::Api& api, const abi::OrtSessionOptions* options) 
   const char* device = std::getenv("ONNXSLIM_RX_DEVICE");
   Request request;
   request.device = setting(api, options, "device", device == nullptr ? "auto" : device);
+  request.settings = opencl::default_settings();
+  for (const auto& [name, value] :
+       {std::pair{"opencl", &request.settings.libraries},
+        std::pair{"cache", &request.settings.cache}, std::pair{"params", &request.settings.params}})
+    *value = setting(api, options, name, *value);
   request.probe = setting(api, options, "probe", "") == "1";
   return request;
 }
 
 std::string Request::key() const {
-  return text(device, '\n', libraries, '\n', cache, '\n', params, '\n', probe);
+  return text(device, '\n', settings.libraries, '\n', settings.cache, '\n', settings.params, '\n',
+              probe);
 }
 
-Domain::Domain(const abi::Api& api, const Request& request) : api_(api) {
+Domain::Domain(const abi::Api& api, const Request& request)
+    : api_(api), context_(opencl::context(request.device, request.settings)) {
   for (const Schema& schema : schemas())
     for (const Type real : {Type::kFloat, Type::kHalf}) {
       if (!uses_indices(schema)) {

@@ -7,11 +7,8 @@
 
 #include "abi/api.h"
 #include "abi/custom_op.h"
+#include "opencl/context.h"
 #include "ops/schema.h"
-
-namespace rx::opencl {
-class Context;
-}
 
 namespace rx::door {
 
@@ -35,9 +32,7 @@ struct CustomOp : abi::OrtCustomOp {
 // What a session asked for. Sessions that ask for the same share one domain.
 struct Request {
   std::string device;
-  std::string libraries;
-  std::string cache;
-  std::string params;
+  opencl::Settings settings;
   bool probe = false;
 
   static Request of(const abi::Api& api, const abi::OrtSessionOptions* options);

@@ -124,7 +124,8 @@ class Reader {
 class Kernel {
  public:
   Kernel(const CustomOp& op, const OrtKernelInfo* info)
-      : domain_(*op.domain), executable_(region_of(op, Reader(op.domain->api(), info))) {}
+      : domain_(*op.domain),
+        executable_(region_of(op, Reader(op.domain->api(), info)), op.domain->context()) {}
 
   const Api& api() const { return domain_.api(); }
 

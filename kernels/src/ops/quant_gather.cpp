@@ -1,5 +1,6 @@
 // QuantGather: rows of a table of 2, 4 or 8 bits in blocks, restored.
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -7,6 +8,7 @@
 #include "cpu/quant.h"
 #include "ops/block_weight.h"
 #include "ops/checks.h"
+#include "ops/on_device.h"
 #include "ops/reals.h"
 #include "ops/schema.h"
 
@@ -26,7 +28,10 @@ class QuantGather final : public Operator {
   explicit QuantGather(const NodeInfo& node)
       : attributes_(node.attributes),
         columns_(bounded(node.attributes, "columns", 0, kMostOfSize)),
-        table_(node, kData, kScales, kZeros, columns_, true) {}
+        index_(type_at(node, kIndices)),
+        table_(node, kData, kScales, kZeros, columns_, true),
+        scales_(node, kScales),
+        zeros_(node, kZeros) {}
 
   std::vector<Shape> infer(Span<const Shape> inputs) const override {
     return {outline(attributes_, inputs)};
@@ -41,9 +46,14 @@ class QuantGather final : public Operator {
  private:
   Attributes attributes_;
   std::int64_t columns_;
+  Type index_;
   BlockWeight table_;
+  DeviceInput scales_;
+  DeviceInput zeros_;
   cpu::QuantView view_;
   std::vector<std::uint8_t> filled_;  // where rows end in a short block: a copy with whole blocks
+  opencl::DeviceTensor data_;
+  std::shared_ptr<const opencl::Variant> variant_;
 };
 
 void QuantGather::pack() {
@@ -69,13 +79,41 @@ void QuantGather::run(Threads& threads, Span<const Tensor> inputs,
   out.store(threads);
 }
 
-void QuantGather::upload(opencl::Context&) {
-  throw Error(Code::kNotImplemented, "QuantGather has no OpenCL kernels in this build");
+void QuantGather::upload(opencl::Context& context) {
+  pack();
+  // Rows with whole blocks, which is what the kernel reads.
+  const Tensor whole = {Type::kUint8,
+                        {view_.rows, view_.blocks() * view_.block_bytes()},
+                        const_cast<std::uint8_t*>(view_.data)};
+  if (whole.count() != 0) data_ = context.constant(whole);
+  scales_.upload(context);
+  zeros_.upload(context);
+  variant_ = context.family("quant_gather")
+                 .variant({{"BITS", table_.bits()},
+                           {"ZEROS", zeros_.present()},
+                           {"INDEX_BITS", bits_of(index_)},
+                           {"REAL_BITS", bits_of(table_.scales().type)},
+                           {"SCALE_BITS", bits_of(table_.scales().type)}});
 }
 
-void QuantGather::enqueue(opencl::Stream&, Span<const opencl::DeviceTensor>,
-                          Span<const opencl::DeviceTensor>) const {
-  throw Error(Code::kNotImplemented, "QuantGather has no OpenCL kernels in this build");
+void QuantGather::enqueue(opencl::Stream& stream, Span<const opencl::DeviceTensor> inputs,
+                          Span<const opencl::DeviceTensor> outputs) const {
+  const opencl::DeviceTensor& y = outputs[0];
+  const std::int32_t count = int_of("the number of indices", y.count() / columns_);
+  const std::int32_t rows = int_of("the number of rows", table_.rows());
+  const auto plan = variant_->plan({count, rows, columns_, table_.block()});
+  // The least place of an index that is out of range; brought back when all is done.
+  const auto fault = std::make_shared<std::int32_t>(std::numeric_limits<std::int32_t>::max());
+  const opencl::DeviceTensor told = stream.output({Type::kInt32, {1}, fault.get()});
+  stream.write(told.buffer, fault.get(), sizeof(*fault));
+  stream.then([fault, rows] {
+    require(*fault == std::numeric_limits<std::int32_t>::max(), "index ", *fault,
+            " lies outside the ", rows, " rows of the weight");
+  });
+  stream.launch(*plan, "quant_gather", {2.0 * static_cast<double>(y.bytes()), 0}, count, rows,
+                static_cast<std::int32_t>(columns_), static_cast<std::int32_t>(table_.block()),
+                data_, inputs[kIndices], scales_.buffer(stream, inputs),
+                zeros_.buffer(stream, inputs), y, told);
 }
 
 }  // namespace

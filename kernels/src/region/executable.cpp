@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "opencl/context.h"
 
 namespace rx::region {
 namespace {
@@ -62,8 +63,8 @@ void Blocks::give_back(Block block) {
   free_.push_back(std::move(block));
 }
 
-Executable::Executable(Region region, std::shared_ptr<opencl::Context> context)
-    : region_(std::move(region)), context_(std::move(context)) {
+Executable::Executable(Region region, opencl::Context* context)
+    : region_(std::move(region)), context_(context) {
   check(region_);
   make_operators();
 }
@@ -81,9 +82,17 @@ void Executable::make_operators() {
     }
     at_node(node, [&] {
       operators_.push_back(make_operator(info));
-      operators_.back()->pack();
+      if (context_ != nullptr) operators_.back()->upload(*context_);
     });
   }
+  if (context_ == nullptr) pack();
+}
+
+void Executable::pack() const {
+  std::call_once(packed_, [this] {
+    for (std::size_t step = 0; step < operators_.size(); ++step)
+      at_node(region_.nodes[step], [&] { operators_[step]->pack(); });
+  });
 }
 
 std::shared_ptr<const Plan> Executable::plan(Span<const Shape> inputs) const {
@@ -111,7 +120,14 @@ std::shared_ptr<const Plan> Executable::plan(Span<const Shape> inputs) const {
       }
     });
   }
-  plan->memory = plan_memory(lifetimes(region_, plan->shapes));
+  const std::vector<Lifetime> lives = lifetimes(region_, plan->shapes);
+  plan->memory = plan_memory(lives);
+  plan->dead_after.resize(region_.nodes.size());
+  for (std::size_t index = 0; index < lives.size(); ++index)
+    if (lives[index].bytes != 0) plan->dead_after[lives[index].last].push_back(index);
+  for (const Node& node : region_.nodes)
+    for (const std::size_t index : node.inputs)
+      plan->has_empty = plan->has_empty || (index != kAbsent && elements(plan->shapes[index]) == 0);
   plans_.add(plan);
   return plan;
 }
@@ -140,7 +156,44 @@ void Executable::check_tensors(const Plan& plan, Span<const Tensor> inputs,
 void Executable::run(const Plan& plan, Threads& threads, Span<const Tensor> inputs,
                      Span<const Tensor> outputs) const {
   check_tensors(plan, inputs, outputs);
+  if (std::all_of(outputs.begin(), outputs.end(),
+                  [](const Tensor& one) { return one.count() == 0; }))
+    return;
+  if (context_ != nullptr && !plan.has_empty) return run_on_device(plan, inputs, outputs);
+  pack();
   run_on_cpu(plan, threads, inputs, outputs);
+}
+
+void Executable::run_on_device(const Plan& plan, Span<const Tensor> inputs,
+                               Span<const Tensor> outputs) const {
+  const std::unique_ptr<opencl::Stream> stream = context_->stream();
+  std::vector<opencl::DeviceTensor> values(region_.values.size());
+  for (const auto& [index, tensor] : region_.constants)
+    values[index] = {tensor.type, tensor.shape, {}};
+  for (std::size_t i = 0; i < inputs.size(); ++i)
+    values[region_.inputs[i]] = stream->input(inputs[i]);
+  for (std::size_t i = 0; i < outputs.size(); ++i)
+    values[region_.outputs[i]] = stream->output(outputs[i]);
+  std::vector<opencl::DeviceTensor> taken;
+  std::vector<opencl::DeviceTensor> made;
+  for (std::size_t step = 0; step < region_.nodes.size(); ++step) {
+    const Node& node = region_.nodes[step];
+    taken.clear();
+    made.clear();
+    for (const std::size_t index : node.inputs)
+      taken.push_back(index == kAbsent ? opencl::DeviceTensor{} : values[index]);
+    for (const std::size_t index : node.outputs) {
+      if (!values[index].present())
+        values[index] = stream->temporary(region_.values[index].type, plan.shapes[index]);
+      made.push_back(values[index]);
+    }
+    at_node(node, [&] { operators_[step]->enqueue(*stream, taken, made); });
+    // The stream's next tensor may take the memory of what no later node reads.
+    taken.clear();
+    made.clear();
+    for (const std::size_t index : plan.dead_after[step]) values[index] = {};
+  }
+  stream->finish();
 }
 
 void Executable::run_on_cpu(const Plan& plan, Threads& threads, Span<const Tensor> inputs,

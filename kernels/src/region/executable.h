@@ -37,8 +37,8 @@ class Blocks {
 class Executable {
  public:
   // Checks the region, and makes its operators; on a device it uploads their constants too.
-  // `context` null: runs on the CPU. Throws Error.
-  explicit Executable(Region region, std::shared_ptr<opencl::Context> context = nullptr);
+  // `context` null: runs on the CPU; it is never freed. Throws Error.
+  explicit Executable(Region region, opencl::Context* context = nullptr);
   ~Executable();
 
   // What these shapes of the region's inputs imply. Throws Error where they contradict an operator.
@@ -60,10 +60,13 @@ class Executable {
   void check_tensors(const Plan& plan, Span<const Tensor> inputs, Span<const Tensor> outputs) const;
   void run_on_cpu(const Plan& plan, Threads& threads, Span<const Tensor> inputs,
                   Span<const Tensor> outputs) const;
+  void run_on_device(const Plan& plan, Span<const Tensor> inputs, Span<const Tensor> outputs) const;
+  void pack() const;
 
   Region region_;
-  std::shared_ptr<opencl::Context> context_;
+  opencl::Context* context_;
   std::vector<std::unique_ptr<Operator>> operators_;
+  mutable std::once_flag packed_;
   mutable PlanCache plans_;
   mutable Blocks blocks_;
 };

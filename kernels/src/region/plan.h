@@ -17,6 +17,10 @@ struct Plan {
   std::vector<Shape> shapes;  // of every value
   // Of every value; only those between nodes lie in the block.
   MemoryPlan memory;
+  // Values between nodes that no node behind this one reads, by node.
+  std::vector<std::vector<std::size_t>> dead_after;
+  // A node reads a tensor without elements: a sum over nothing, which no kernel is made for.
+  bool has_empty = false;
 };
 
 // The plans used last. Thread-safe.
