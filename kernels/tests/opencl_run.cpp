@@ -1,6 +1,7 @@
 // On a device: results, reuse, threads, limits, the cache, the profile.
 #include <atomic>
-#include <cmath>
+#include <cstring>
+#include <fstream>
 #include <thread>
 
 #include "base/error.h"
@@ -8,6 +9,7 @@
 #include "check.h"
 #include "device.h"
 #include "opencl/context_state.h"
+#include "opencl/program_cache.h"
 #include "opencl/reports.h"
 
 namespace {
@@ -225,7 +227,6 @@ RX_TEST(the_cache_is_used_and_repaired) {
     const std::string name = folder + files[0].substr(files[0].rfind('/'));
     std::ifstream file(files[0], std::ios::binary);
     const std::string whole{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-    // A driver that refuses what it finds: the checksum is right, the binary is none.
     own->folder().write(name, *damage != '\0' ? damage : whole);
     Settings again = own->settings();
     again.params = rx::text("another context ", round);
@@ -235,6 +236,24 @@ RX_TEST(the_cache_is_used_and_repaired) {
                           std::istreambuf_iterator<char>()};
     CHECK(now.size() > 1000);
   }
+}
+
+RX_TEST(a_program_that_the_driver_refuses_is_built_again) {
+  auto* own = new Place("cache");
+  CHECK(sums(own->context(), 100, 0));
+  const std::string path = own->folder().files("cache").at(0);
+  const std::string folder = path.substr(0, path.rfind('/'));
+  std::ifstream file(path, std::ios::binary);
+  const std::string whole{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::uint64_t key_size = 0;
+  std::memcpy(&key_size, whole.data() + 8, sizeof key_size);
+  const std::string key = whole.substr(32, key_size);
+  CHECK(read_entry(folder, key).has_value());
+  write_entry(folder, key, "whole, but no program");
+  Settings again = own->settings();
+  again.params = "another context";
+  CHECK(sums(*context(Place::wanted(), again), 100, 0));
+  CHECK(read_entry(folder, key).value_or("").size() > 1000);
 }
 
 RX_TEST(an_unwritable_cache_is_no_obstacle) {
