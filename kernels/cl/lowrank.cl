@@ -40,34 +40,42 @@
 #define TN 8  // 1 | 2 | 4 | 8   columns of Y a work-item
 #endif
 #ifndef KWG
-#define KWG 8  // 4..32   depth of a slab
+#define KWG 16  // 8 | 16 | 32   depth of a slab of X and P
+#endif
+#ifndef QWG
+#define QWG 8  // 4 | 8 | 16   depth of a slab of Q
+#endif
+#ifndef KS
+#define KS 1  // 1 | 2 | 4 | 8   parts of a slab of X and P that other work-items take
 #endif
 #ifndef NSPLIT
 #define NSPLIT 1  // 1..64   groups that share the same rows
 #endif
 
-#define TY (MWG / TM)   // work-items over rows
-#define TX (WG / TY)    // work-items over columns
-#define TR (RMAX / TX)  // columns of the middle a work-item
-#define NWG (TX * TN)   // columns of Y at a time
-#define ROW (MWG + 4)   // of X's slab and of the middle in local memory; 4: other banks
-#if MWG % TM != 0 || WG % TY != 0 || RMAX % TX != 0 || KWG % WIDE != 0
-#error "a tile is not whole: MWG % TM, WG % (MWG / TM), RMAX % TX and KWG % WIDE must be 0"
+#define TY (MWG / TM)    // work-items over rows
+#define TX (WG / TY)     // work-items over columns of Y
+#define TP (TX / KS)     // work-items over columns of the middle
+#define TR (RMAX / TP)   // columns of the middle a work-item
+#define NWG (TX * TN)    // columns of Y at a time
+#define ROW (MWG + 4)    // of X's slab and of the middle in local memory; 4: other banks
+#define DEPTH (KWG / KS)  // of a slab, for one work-item
+#if MWG % TM != 0 || WG % TY != 0 || TX % KS != 0 || RMAX % TP != 0 || KWG % KS != 0
+#error "a tile is not whole: MWG % TM, WG % (MWG / TM), TX % KS, RMAX % TP, KWG % KS must be 0"
 #endif
 #if TR != 1 && TR != 2 && TR % 4 != 0
-#error "RMAX / TX must be 1, 2 or a multiple of 4"
+#error "RMAX / TP must be 1, 2 or a multiple of 4"
 #endif
-#if RMAX % WIDE != 0 || TN % WIDE != 0 || RMAX % KWG != 0
-#error "WIDE must divide RMAX and TN, and KWG must divide RMAX"
+#if RMAX % WIDE != 0 || TN % WIDE != 0 || KWG % WIDE != 0 || RMAX % QWG != 0
+#error "WIDE must divide RMAX, TN and KWG, and QWG must divide RMAX"
 #endif
 
 // Loads of a slab, each of WIDE elements, and how many of them a work-item makes.
 #define X_LOADS (MWG * KWG / WIDE)
 #define P_LOADS (KWG * RMAX / WIDE)
-#define Q_LOADS (KWG * NWG / WIDE)
+#define Q_LOADS (QWG * NWG / WIDE)
 #define PER_ITEM(loads) (((loads) + WG - 1) / WG)
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
-#define SLAB MAX2(KWG * (ROW + RMAX), KWG * NWG)
+#define SLAB MAX2(KWG * (ROW + RMAX), QWG * NWG)
 
 #if WIDE == 4
 typedef float4 wide;
@@ -80,22 +88,38 @@ typedef float wide;
 // Whether load `l` of this work-item is one of `loads`: known when compiling where WG divides them.
 #define MINE(l, loads) ((loads) % WG == 0 || (int)get_local_id(0) + (l) * WG < (loads))
 
-// Fetches and stores one slab of a (KWG, WIDTH) matrix whose rows are `width` long.
-#define FETCH_ROWS(held, from, k0, ks, first, width, loads, WIDTH)                           \
-  {                                                                                          \
-    _Pragma("unroll") for (int l = 0; l < PER_ITEM(loads); ++l) {                            \
-      const int at = (int)get_local_id(0) + l * WG;                                          \
-      const int k = (k0) + at / ((WIDTH) / WIDE);                                            \
-      const int c = (first) + at % ((WIDTH) / WIDE) * WIDE;                                  \
-      const bool in = MINE(l, loads) && k < (ks) && c < (width);                             \
-      const wide got = GET(from, in ? (size_t)k * (width) + c : 0);                          \
-      held[l] = in ? got : NOTHING;                                                          \
-    }                                                                                        \
+// Row and column of load `l` of a matrix in local memory whose rows hold `width` elements.
+#define ROW_OF(l, width) (((int)get_local_id(0) + (l) * WG) / ((width) / WIDE))
+#define COLUMN_OF(l, width) (((int)get_local_id(0) + (l) * WG) % ((width) / WIDE) * WIDE)
+// A load where row `k` of the slab is one of `rows`, else zeros; `all`: every row is.
+#define FETCH(to, from, other, k, rows, all)                    \
+  {                                                             \
+    if (all) {                                                  \
+      to = GET(from, 0);                                        \
+    } else {                                                    \
+      const wide got_ = GET((k) < (rows) ? (from) : (other), 0); \
+      to = (k) < (rows) ? got_ : NOTHING;                       \
+    }                                                           \
   }
-#define STORE_ROWS(to, held, loads)                                                          \
-  {                                                                                          \
-    _Pragma("unroll") for (int l = 0; l < PER_ITEM(loads); ++l) if (MINE(l, loads))          \
-        *(__local wide*)((to) + ((int)get_local_id(0) + l * WG) * WIDE) = held[l];           \
+
+// The next slabs of X and P. X's rows and P's columns beyond the matrix read others: what they give
+// is not used. Rows of P beyond K are zeros, as are X's columns.
+#define FETCH_XP(all)                                                                            \
+  {                                                                                              \
+    _Pragma("unroll") for (int l = 0; l < PER_ITEM(X_LOADS); ++l) if (MINE(l, X_LOADS))          \
+        FETCH(held_x[l], x_at[l], X, next + COLUMN_OF(l, KWG), K, all)                           \
+    _Pragma("unroll") for (int l = 0; l < PER_ITEM(P_LOADS); ++l) if (MINE(l, P_LOADS))          \
+        FETCH(held_p[l], p_at[l], P, next + ROW_OF(l, RMAX), K, all)                             \
+  }
+#define FETCH_Q(r, all)                                                                          \
+  {                                                                                              \
+    _Pragma("unroll") for (int l = 0; l < PER_ITEM(Q_LOADS); ++l) if (MINE(l, Q_LOADS))          \
+        FETCH(held[l], q_at[l], Q, (r) + ROW_OF(l, NWG), R, all)                                 \
+  }
+#define STORE_ROWS(to, held, loads)                                                              \
+  {                                                                                              \
+    _Pragma("unroll") for (int l = 0; l < PER_ITEM(loads); ++l) if (MINE(l, loads))              \
+        *(__local wide*)((to) + ((int)get_local_id(0) + l * WG) * WIDE) = held[l];               \
   }
 
 __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void lowrank(
@@ -110,30 +134,28 @@ __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void lowrank(
   {  // middle = X * P
     __local float* xs = slab;              // [k][m]
     __local float* ps = slab + KWG * ROW;  // [k][r]
+    const int part = tx / TP * DEPTH, tp = tx % TP;
     wide held_x[PER_ITEM(X_LOADS)], held_p[PER_ITEM(P_LOADS)];
-    const __global real* rows[PER_ITEM(X_LOADS)];
+    const __global real *x_at[PER_ITEM(X_LOADS)], *p_at[PER_ITEM(P_LOADS)];
 #pragma unroll
-    for (int l = 0; l < PER_ITEM(X_LOADS); ++l)  // rows beyond M read row M - 1, and store nothing
-      rows[l] = X + (size_t)min(m0 + (tid + l * WG) / (KWG / WIDE) % MWG, M - 1) * K;
+    for (int l = 0; l < PER_ITEM(X_LOADS); ++l)
+      x_at[l] = X + (size_t)min(m0 + ROW_OF(l, KWG), M - 1) * K + COLUMN_OF(l, KWG);
+#pragma unroll
+    for (int l = 0; l < PER_ITEM(P_LOADS); ++l)
+      p_at[l] = P + (size_t)ROW_OF(l, RMAX) * R + min(COLUMN_OF(l, RMAX), R - WIDE);
     float sums[TM][TR];
     TILE_ZERO(sums, TM, TR)
-    for (int k0 = -KWG; k0 < K; k0 += KWG) {
-      const int next = k0 + KWG;
-      if (next < K) {
-#pragma unroll
-        for (int l = 0; l < PER_ITEM(X_LOADS); ++l) {
-          const int k = next + (tid + l * WG) % (KWG / WIDE) * WIDE;
-          const wide got = GET(rows[l], k < K ? k : 0);
-          held_x[l] = k < K ? got : NOTHING;
-        }
-        FETCH_ROWS(held_p, P, next, K, 0, R, P_LOADS, RMAX)
-      }
-      if (k0 >= 0) {
+    for (int next = 0; next < K + KWG; next += KWG) {
+      if (next + KWG <= K)
+        FETCH_XP(true)
+      else if (next < K)
+        FETCH_XP(false)
+      if (next > 0) {
 #pragma unroll 4
-        for (int k = 0; k < KWG; ++k) {
+        for (int k = 0; k < DEPTH; ++k) {
           float a[TM], b[TR];
-          TILE_TAKE(a, xs + k * ROW, TM, ty, TY)
-          TILE_TAKE(b, ps + k * RMAX, TR, tx, TX)
+          TILE_TAKE(a, xs + (part + k) * ROW, TM, ty, TY)
+          TILE_TAKE(b, ps + (part + k) * RMAX, TR, tp, TP)
           TILE_ADD(sums, a, b, TM, TR)
         }
         barrier(CLK_LOCAL_MEM_FENCE);
@@ -141,8 +163,7 @@ __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void lowrank(
       if (next < K) {
 #pragma unroll
         for (int l = 0; l < PER_ITEM(X_LOADS); ++l) {
-          const int at = tid + l * WG;
-          __local float* to = xs + at % (KWG / WIDE) * WIDE * ROW + at / (KWG / WIDE);
+          __local float* to = xs + COLUMN_OF(l, KWG) * ROW + ROW_OF(l, KWG);
           if (MINE(l, X_LOADS)) {
 #if WIDE == 4
             to[0] = held_x[l].x;
@@ -153,17 +174,33 @@ __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void lowrank(
             to[0] = held_x[l];
 #endif
           }
+          x_at[l] += KWG;
         }
         STORE_ROWS(ps, held_p, P_LOADS)
+#pragma unroll
+        for (int l = 0; l < PER_ITEM(P_LOADS); ++l) p_at[l] += (size_t)KWG * R;
+        barrier(CLK_LOCAL_MEM_FENCE);
       }
-      barrier(CLK_LOCAL_MEM_FENCE);
     }
+    // The parts add their sums one after the other: the order is fixed.
 #pragma unroll
-    for (int j = 0; j < TR; ++j) {  // columns beyond R: 0, also where X holds infinities
-      const int r = TILE_PLACE(j, TR, tx, TX);
+    for (int p = 0; p < KS; ++p) {
+      if (KS == 1 || part == p * DEPTH) {
 #pragma unroll
-      for (int i = 0; i < TM; ++i)
-        middle[r * ROW + TILE_PLACE(i, TM, ty, TY)] = r < R ? sums[i][j] : 0.0f;
+        for (int j = 0; j < TR; ++j) {
+          const int r = TILE_PLACE(j, TR, tp, TP);
+#pragma unroll
+          for (int i = 0; i < TM; ++i) {
+            const int at = r * ROW + TILE_PLACE(i, TM, ty, TY);
+            // columns beyond R: 0, also where X holds infinities
+            if (p == 0)
+              middle[at] = r < R ? sums[i][j] : 0.0f;
+            else
+              middle[at] += r < R ? sums[i][j] : 0.0f;
+          }
+        }
+      }
+      if (p + 1 < KS) barrier(CLK_LOCAL_MEM_FENCE);
     }
   }
   // Y = middle * Q: one loop over slabs of all tiles, so that the next tile's first slab is on its
@@ -172,17 +209,35 @@ __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void lowrank(
   const int last = min(N, ((int)get_group_id(2) + 1) * share);
   int n0 = get_group_id(2) * share, r0 = 0;
   wide held[PER_ITEM(Q_LOADS)];
+  const __global real* q_at[PER_ITEM(Q_LOADS)];
   float sums[TM][TN];
   TILE_ZERO(sums, TM, TN)
-  if (n0 < last) FETCH_ROWS(held, Q, 0, R, n0, N, Q_LOADS, NWG)
+#define START_TILE(n)                                            \
+  {                                                              \
+    _Pragma("unroll") for (int l = 0; l < PER_ITEM(Q_LOADS); ++l) \
+        q_at[l] = Q + (size_t)ROW_OF(l, NWG) * N + min((n) + COLUMN_OF(l, NWG), N - WIDE); \
+  }
+  START_TILE(n0)
+  if (n0 < last) FETCH_Q(0, false)
   while (n0 < last) {
     STORE_ROWS(slab, held, Q_LOADS)
     barrier(CLK_LOCAL_MEM_FENCE);
-    const bool done = r0 + KWG >= R;
-    const int r1 = done ? 0 : r0 + KWG, n1 = done ? n0 + NWG : n0;
-    if (n1 < last) FETCH_ROWS(held, Q, r1, R, n1, N, Q_LOADS, NWG)
+    const bool done = r0 + QWG >= R;
+    const int r1 = done ? 0 : r0 + QWG, n1 = done ? n0 + NWG : n0;
+    if (done) {
+      START_TILE(n1)
+    } else {
+#pragma unroll
+      for (int l = 0; l < PER_ITEM(Q_LOADS); ++l) q_at[l] += (size_t)QWG * N;
+    }
+    if (n1 < last) {
+      if (r1 + QWG <= R)
+        FETCH_Q(r1, true)
+      else
+        FETCH_Q(r1, false)
+    }
 #pragma unroll 4
-    for (int k = 0; k < KWG; ++k) {
+    for (int k = 0; k < QWG; ++k) {
       float a[TM], b[TN];
       TILE_TAKE(a, middle + (r0 + k) * ROW, TM, ty, TY)
       TILE_TAKE(b, slab + k * NWG, TN, tx, TX)
