@@ -36,11 +36,14 @@ def native_target(target: Target, skip: Collection[str] = ()) -> Target:
     return target
 
 
-def to_native(model: ir.Model, target: Target | None) -> ir.Model:
-    """The model, in place, with operators of our domain where the target has them."""
+def to_native(model: ir.Model, target: Target | None, *, folded: bool = True) -> ir.Model:
+    """The model, in place, with operators of our domain where the target has them.
+
+    `folded`: see the pass. A search leaves what folds, so that it has plans that are never slower.
+    """
     if target is None or not target.allows("rx"):
         return model
-    one = registry.make(NATIVE)
+    one = registry.make(NATIVE, {"folded": folded})
     assert isinstance(one, RewritePass)  # it is our own
 
     context = PassContext(functools.partial(evaluate, opset_imports=model.opset_imports), target)

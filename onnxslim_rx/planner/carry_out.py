@@ -74,7 +74,7 @@ def apply_plan(
         if turn == _FORMS and not treatments:
             fit()
     finish(copy, [one.stages for planned in turns.values() for one in planned], passes)
-    return to_native(copy, target), skipped
+    return to_native(copy, target, folded=False), skipped
 
 
 def _roundings(

@@ -45,6 +45,7 @@ def channel_candidate(
     bits: int,
     form: str,
     method: str | None = None,
+    native: bool = False,
 ) -> Candidate | None:
     """The candidate of one form, where it suits the layer and is smaller than it was.
 
@@ -55,6 +56,7 @@ def channel_candidate(
         bits: 2 to 8; fewer than 8 are a coarser grid in the same int8 file.
         form: "cast-mul" or "dequantize-linear".
         method: how it is rounded; None: the best that the statistics allow.
+        native: operators of our own domain take the place of DequantizeLinear and what follows it.
     """
     tensor = tensor_of(layer.weights[0])
     weight = tensor.numpy()
@@ -63,7 +65,8 @@ def channel_candidate(
     size = int(tensor.size + scales * tensor.dtype.itemsize)
     if size + _OVERHEAD_BYTES >= tensor.nbytes:
         return None
-    if form == DEQUANTIZE and not _takes_dequantize_linear(layer, shape):
+    takes = _takes_native if native else _takes_dequantize_linear
+    if form == DEQUANTIZE and not takes(layer, shape):
         return None
     channels = Channels.of(layer, shape, axes, stats)
     method = method or (CLIP if channels.gram is None else GPTQ)
@@ -119,8 +122,8 @@ def emit_channels(
     scales = grid.scales.astype(weight.dtype)
     stored = tape.initializer(ir.tensor(grid.values, name=f"{root.name}.int8"))
     if form == DEQUANTIZE:
-        if not _takes_dequantize_linear(layer, shape):
-            return Skip("DequantizeLinear needs opset 13 and a MatMul with a constant matrix")
+        if not (_takes_dequantize_linear(layer, shape) or _takes_native(layer, shape)):
+            return Skip("DequantizeLinear needs opset 13, and a weight with one scale a channel")
         scale = tape.initializer(ir.tensor(scales.reshape(-1), name=f"{root.name}.scale"))
         return tape.op("DequantizeLinear", [stored, scale], {"axis": axes[0]})
     scale = tape.initializer(ir.tensor(scales, name=f"{root.name}.scale"))
@@ -145,5 +148,22 @@ def _takes_dequantize_linear(layer: Layer, shape: Sequence[int]) -> bool:
         and layer.weight_index == 1
         and len(tensor.shape) == len(shape) == 2
         and tensor.dtype == ir.DataType.FLOAT
+        and opset_of(layer) >= _FIRST_PER_AXIS
+    )
+
+
+def _takes_native(layer: Layer, shape: Sequence[int]) -> bool:
+    """Whether `use-native` makes an operator of our own of DequantizeLinear and the layer."""
+    tensor = tensor_of(layer.weights[0])
+    rank, single = len(tensor.shape), len(layer.weights) == 1
+    fits = {"linear": rank == 2, "embedding": rank == 2, "conv": rank in (3, 4)}
+    alone = len(layer.weights[0].uses()) == 1 and layer.op in ("MatMul", "Gemm", "Gather", "Conv")
+    return (
+        single
+        and alone
+        and fits.get(layer.kind, False)
+        and (layer.kind != "linear" or layer.weight_index == 1)
+        and len(shape) == rank
+        and tensor.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
         and opset_of(layer) >= _FIRST_PER_AXIS
     )

@@ -29,7 +29,7 @@ class NativeStoredConv(NativeRule):
     def rewrite(self, node: ir.Node, scene: Scene) -> bool | Skip:
         """See `Rule.rewrite`."""
         x, kernel = node.inputs[0], node.inputs[1]
-        found = stored_weight(kernel)
+        found = stored_weight(kernel, self.folded)
         if found is None or isinstance(found, Skip):
             return found or False
         assert kernel is not None  # there is something behind it

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -31,10 +33,16 @@ _FOLDING = {"Cast", "Identity", "Reshape", "Transpose", "Mul", "Constant"}
 _MOST_FOLDED = 4
 
 
+@dataclasses.dataclass(frozen=True)
 class NativeRule(Rule):
-    """A rule of `use-native`: what it makes is marked with the name of the pass."""
+    """A rule of `use-native`: what it makes is marked with the name of the pass.
 
-    name = "use-native"
+    Args:
+        folded: take also weights that ONNX Runtime would fold into floating point at load.
+    """
+
+    name: ClassVar[str] = "use-native"
+    folded: bool = True
 
 
 def is_native(node: ir.Node | None, *op_types: str) -> bool:

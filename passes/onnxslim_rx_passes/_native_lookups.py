@@ -61,7 +61,7 @@ class NativeStoredLookUp(NativeRule):
     def rewrite(self, node: ir.Node, scene: Scene) -> bool | Skip:
         """See `Rule.rewrite`."""
         table, indices = node.inputs[0], node.inputs[1]
-        found = stored_weight(table)
+        found = stored_weight(table, self.folded)
         if found is None or isinstance(found, Skip):
             return found or False
         assert table is not None  # there is something behind it

@@ -70,7 +70,7 @@ class NativeStoredProduct(NativeRule):
     def rewrite(self, node: ir.Node, scene: Scene) -> bool | Skip:
         """See `Rule.rewrite`."""
         x, weight = node.inputs[0], node.inputs[1]
-        found = stored_weight(weight)
+        found = stored_weight(weight, self.folded)
         if found is None or isinstance(found, Skip):
             return found or False
         assert weight is not None  # there is something behind it

@@ -80,10 +80,14 @@ class Packed:
         return tape.op("Cast", [stored], {"to": ir.DataType.FLOAT})
 
 
-def stored_weight(value: ir.Value | None) -> Stored | Skip | None:
+def stored_weight(value: ir.Value | None, folded: bool = True) -> Stored | Skip | None:
     """The integers behind a weight; None where it is none that is kept so.
 
     Refused: a weight with other readers, which would be stored twice.
+
+    Args:
+        value: the weight.
+        folded: see `NativeRule`.
     """
     node = None if value is None else value.producer()
     if value is None or node is None or node.domain != "":
@@ -91,7 +95,7 @@ def stored_weight(value: ir.Value | None) -> Stored | Skip | None:
     if node.op_type == "DequantizeLinear":
         found: Stored | str | None = of_dequantize(node)
     else:
-        found = of_product(node) if node.op_type == "Mul" else None
+        found = of_product(node) if folded and node.op_type == "Mul" else None
     if found is None or isinstance(found, str):
         return None  # activations, say
     if len(value.uses()) != 1 or value.is_graph_output() or len(found.root.uses()) != 1:

@@ -133,10 +133,12 @@ class QuantizeWeights(CompressionPass):
         """Forms that the options allow, that suit the layer, and that are smaller than it was."""
         for bits, form in self._channel_forms(target):
             method = None if self.method == "auto" else self.method
-            found = channel_candidate(layer, stats, self.name, bits=bits, form=form, method=method)
+            native = target.allows("rx")
+            found = channel_candidate(
+                layer, stats, self.name, bits=bits, form=form, method=method, native=native
+            )
             if found is not None:
-                # operators of our domain read the integers at every run
-                yield dataclasses.replace(found, folds=found.folds and not target.allows("rx"))
+                yield found
         weight = BlockWeight.of(layer)
         if isinstance(weight, BlockWeight) and self._offers_blocks:
             yield from block_candidates(

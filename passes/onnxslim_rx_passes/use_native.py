@@ -11,7 +11,7 @@ from onnxslim_rx.ir import nodes
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skipped
 from onnxslim_rx.rules import Rule, RuleError, drive
 from onnxslim_rx_passes._native_convs import NativeConvChain, NativeStoredConv
-from onnxslim_rx_passes._native_domain import is_native
+from onnxslim_rx_passes._native_domain import NativeRule, is_native
 from onnxslim_rx_passes._native_epilogue import NativeActivation, NativeSum
 from onnxslim_rx_passes._native_lookups import NativeBlockLookUp, NativeStoredLookUp
 from onnxslim_rx_passes._native_pairs import NativePair
@@ -20,14 +20,14 @@ from onnxslim_rx_passes.fuse_gelu_ms import FuseGeluMs
 
 __all__ = ["UseNative"]
 
-_OPERATORS: tuple[Rule, ...] = (
-    NativeBlockProduct(),
-    NativeStoredProduct(),
-    NativeBlockLookUp(),
-    NativeStoredLookUp(),
-    NativeStoredConv(),
-    NativeConvChain(),
-    NativePair(),
+_OPERATORS: tuple[type[NativeRule], ...] = (
+    NativeBlockProduct,
+    NativeStoredProduct,
+    NativeBlockLookUp,
+    NativeStoredLookUp,
+    NativeStoredConv,
+    NativeConvChain,
+    NativePair,
 )
 _EPILOGUES: tuple[Rule, ...] = (FuseGeluMs(), NativeSum(), NativeActivation())
 
@@ -46,9 +46,15 @@ class UseNative(RewritePass):
 
     Refused: weights with readers that would need them otherwise, integers whose scales lie along
     other axes, and whatever is computed on integers, its inputs being rounded as well.
+
+    Args:
+        folded: take also weights that ONNX Runtime would fold into floating point when it loads the
+            model, `Mul(Cast(Q), s)`: they then stay small in memory, and are computed with on the
+            device; on a processor small products take longer so.
     """
 
     name: ClassVar[str] = "use-native"
+    folded: bool = True
 
     def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """See `RewritePass.__call__`."""
@@ -56,7 +62,8 @@ class UseNative(RewritePass):
             why = f"the target {ctx.target.name} has no operators of ai.onnxslim.rx"
             return PassResult(model, False, 0, (Skipped("the model", why),))
         count, skipped = 0, list[Skipped]()
-        for rules in (_OPERATORS, _EPILOGUES):
+        operators = tuple(one(folded=self.folded) for one in _OPERATORS)
+        for rules in (operators, _EPILOGUES):
             if rules is _EPILOGUES and not any(map(is_native, nodes(model))):
                 break
             ctx = dataclasses.replace(ctx, facts=None)  # of the model as it is now

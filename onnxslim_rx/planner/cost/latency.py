@@ -229,7 +229,7 @@ class _Layer:
             entering = self._feeds
             if stages and stages[0].pass_name in self._around:
                 treated, entering = core(treated, self._feeds, *self._around[stages[0].pass_name])
-            runner = Runner(to_native(treated, self._target))
+            runner = Runner(to_native(treated, self._target, folded=False))
             feeds = {name: entering[name] for name in runner.inputs}
             runner(feeds)
         except InputError:
