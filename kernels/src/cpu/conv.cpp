@@ -88,7 +88,7 @@ void convolve(Threads& threads, const ConvShape& shape, const float* x, const Fi
     const std::int64_t planes = some.batch * shape.channels;
     run_ranges(threads, planes, static_cast<double>(grid.plane()), [&](Range part) {
       for (std::int64_t plane = part.begin; plane < part.end; ++plane)
-        grid.copy(x + first * image + plane * shape.height * shape.width,
+        grid.copy(x + first * image + plane * shape.height * shape.width, x + shape.batch * image,
                   copy.data() + plane * grid.plane());
     });
     multiply(threads, some, grid, copy.data(), copy.data() + planes * grid.plane(), filters,
@@ -106,7 +106,9 @@ void depthwise(Threads& threads, const ConvShape& s, const float* x, const float
   const std::int64_t size = s.height * s.width;
   const double cost = static_cast<double>(s.pixels() * depth);
   run_ranges(threads, s.batch * s.channels, cost, [&](Range part) {
-    const Scratch scratch((grid.copies() ? grid.plane() : 0) + depth);
+    // narrow images are copied too, as whole vectors are read
+    const bool copies = grid.copies() || s.out(1) < kPanel;
+    const Scratch scratch((copies ? grid.plane() + 2 * kPanel : 0) + depth);
     float* const taps = scratch.data();
     for (std::int64_t plane = part.begin; plane < part.end; ++plane) {
       const std::int64_t channel = plane % s.channels;
@@ -114,14 +116,13 @@ void depthwise(Threads& threads, const ConvShape& s, const float* x, const float
           filters + channel / step * step * depth + (step == 1 ? 0 : channel % step);
       for (std::int64_t at = 0; at < depth; ++at) taps[at] = filter[at * step];
       const float* image = x + plane * size;
-      if (grid.copies()) {
-        grid.copy(image, taps + depth);
+      if (copies) {
+        grid.copy(image, x + s.batch * s.channels * size, taps + depth);
         image = taps + depth;
       }
       float* const to = y + plane * s.pixels();
-      for (std::int64_t row = 0; row < s.out(0); ++row)
-        kernels().tap_row({image + row * grid.down(), offsets.data(), taps, depth, s.out(1),
-                           to + row * s.out(1)});
+      kernels().tap_plane(
+          {image, grid.down(), offsets.data(), taps, depth, s.out(0), s.out(1), to});
       run_finish(moved(epilogue, channel, plane * s.pixels()), true, {0, 1}, {0, s.pixels()},
                  s.pixels(), to);
     }

@@ -27,7 +27,7 @@ Grid::Grid(const ConvShape& s) : shape_(s) {
       row_ += phase_;
     }
   }
-  plane_ = row_ * (s.height + s.pads[0] + s.pads[2]);
+  plane_ = row_ * (s.height + s.pads[0] + s.pads[2]) + (copies_ ? kPanel : 0);
   down_ = row_ * s.stride[0];
 }
 
@@ -46,8 +46,11 @@ std::vector<std::int64_t> Grid::offsets(std::int64_t channels) const {
   return found;
 }
 
-void Grid::copy(const float* from, float* to) const {
+void Grid::copy(const float* from, const float* end, float* to) const {
   const ConvShape& s = shape_;
+  if (s.stride[1] == 1)
+    return kernels().add_margin(
+        {from, end, s.height, s.width, {s.pads[0], s.pads[1], s.pads[2], s.pads[3]}, to});
   const std::int64_t rows = s.height + s.pads[0] + s.pads[2];
   for (std::int64_t row = 0; row < rows; ++row, to += row_) {
     if (!rows_[static_cast<std::size_t>(row % s.stride[0])]) continue;
@@ -74,9 +77,7 @@ void Grid::copy_row(const float* from, float* to) const {
     const float* const first = from + (begin * stride + at - left);
     std::fill(phase, phase + begin, 0.0f);
     std::fill(phase + end, phase + phase_, 0.0f);
-    if (stride == 1)
-      std::copy_n(first, end - begin, phase + begin);
-    else if (stride == 2)
+    if (stride == 2)
       kernels().every_second(first, phase + begin, end - begin);
     else
       for (std::int64_t i = begin; i < end; ++i) phase[i] = first[(i - begin) * stride];

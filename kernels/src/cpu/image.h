@@ -21,8 +21,9 @@ class Grid {
   // From the first pixel of an output to what the entries of a filter with `channels` channels
   // meet.
   std::vector<std::int64_t> offsets(std::int64_t channels) const;
-  // Copies one channel; rows and columns that no output reads are left out.
-  void copy(const float* from, float* to) const;
+  // Copies one channel; rows and columns that no output reads may be left out. Numbers of the image
+  // are read up to `end`, those of the copy's plane() are written.
+  void copy(const float* from, const float* end, float* to) const;
 
  private:
   void copy_row(const float* from, float* to) const;

@@ -85,14 +85,28 @@ struct PixelPanel {
   float* to;
 };
 
-// A row of a convolution with one input channel: y[i] = sum of taps[t] * x[offsets[t] + i].
-struct TapRow {
+// A convolution with one input channel: y[row][i] = sum of taps[t] * x[offsets[t] + row * down +
+// i]. Where `columns` is less than 16, numbers of x are read that lie up to 15 places further.
+struct TapPlane {
   const float* x;
+  std::int64_t down;
   const std::int64_t* offsets;
   const float* taps;
   std::int64_t count;
+  std::int64_t rows;
   std::int64_t columns;
   float* y;
+};
+
+// A copy of an image with a margin of zeros. Numbers of `from` are read up to `end`; `to` is
+// written up to 16 numbers beyond the copy.
+struct Margin {
+  const float* from;
+  const float* end;
+  std::int64_t rows;
+  std::int64_t columns;
+  std::int64_t pads[4];  // top, left, bottom, right
+  float* to;
 };
 
 // Integers of a few bits, one after another from the lowest bits on: y[i] = (q[i] - zero) * scale.
@@ -117,7 +131,8 @@ struct Kernels {
                      float* to, std::int64_t step);
   void (*pack_pixels)(const PixelPanel&);
   void (*every_second)(const float* from, float* to, std::int64_t count);  // to[i] = from[2 * i]
-  void (*tap_row)(const TapRow&);
+  void (*add_margin)(const Margin&);
+  void (*tap_plane)(const TapPlane&);
   void (*restore_block)(const QuantBlock&);
   void (*to_float)(const std::uint16_t* from, float* to, std::int64_t count);
   void (*to_half)(const float* from, std::uint16_t* to, std::int64_t count);

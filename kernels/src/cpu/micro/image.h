@@ -37,31 +37,76 @@ void every_second(const float* from, float* to, std::int64_t count) {
   for (; at < count; ++at) to[at] = from[2 * at];
 }
 
-template <int kVectors>
-inline void tap_vectors(const TapRow& t, std::int64_t at) {
-  Floats sums[kVectors] = {};
-  for (std::int64_t tap = 0; tap < t.count; ++tap) {
-    const float* from = t.x + t.offsets[tap] + at;
-    const Floats weight = splat(t.taps[tap]);
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sums[v] += weight * load(from + v * kLanes);
-  }
-#pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) store(t.y + at + v * kLanes, sums[v]);
+inline float* clear(float* to, std::int64_t count) {
+  for (std::int64_t at = 0; at < count; at += kLanes) store(to + at, Floats{});
+  return to + count;
 }
 
-// The last vector reaches back over numbers that are there already.
-void tap_row(const TapRow& t) {
-  std::int64_t at = 0;
-  for (; at + 4 * kLanes <= t.columns; at += 4 * kLanes) tap_vectors<4>(t, at);
-  for (; at + kLanes <= t.columns; at += kLanes) tap_vectors<1>(t, at);
-  if (at == t.columns) return;
-  if (t.columns >= kLanes) return tap_vectors<1>(t, t.columns - kLanes);
-  for (; at < t.columns; ++at) {
-    float sum = 0;
-    for (std::int64_t tap = 0; tap < t.count; ++tap) sum += t.taps[tap] * t.x[t.offsets[tap] + at];
-    t.y[at] = sum;
+// Whole vectors are written, whatever is left of a row: what comes next is written over it.
+void add_margin(const Margin& m) {
+  const std::int64_t row = m.pads[1] + m.columns + m.pads[3];
+  const std::int64_t wide = (m.columns + kLanes - 1) / kLanes * kLanes;
+  const std::int64_t below = m.pads[2] * row;
+  float* to = clear(m.to, m.pads[0] * row + (m.rows == 0 ? below : m.pads[1]));
+  const float* from = m.from;
+  for (std::int64_t at = 0; at < m.rows; ++at, from += m.columns) {
+    if (m.end - from >= wide) {
+      for (std::int64_t i = 0; i < wide; i += kLanes) store(to + i, load(from + i));
+    } else {
+      __builtin_memcpy(to, from, static_cast<std::uint64_t>(m.columns) * sizeof(float));
+    }
+    // to the right of this row, and what lies before the next one
+    to = clear(to + m.columns, m.pads[3] + (at + 1 < m.rows ? m.pads[1] : below));
   }
+}
+
+// The sums of some vectors of a row. kTaps: how many taps there are, 0 if only `t` knows.
+template <int kTaps, int kVectors>
+inline void tap_vectors(const TapPlane& t, const float* x, Floats* sums) {
+  for (int v = 0; v < kVectors; ++v) sums[v] = Floats{};
+  const std::int64_t count = kTaps == 0 ? t.count : kTaps;
+#pragma GCC unroll 9
+  for (std::int64_t tap = 0; tap < count; ++tap) {
+    const Floats weight = splat(t.taps[tap]);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[v] += weight * load(x + t.offsets[tap] + v * kLanes);
+  }
+}
+
+template <int kTaps, int kVectors>
+inline std::int64_t tap_some(const TapPlane& t, const float* x, float* y, std::int64_t at) {
+  Floats sums[kVectors];
+  for (; at + kVectors * kLanes <= t.columns; at += kVectors * kLanes) {
+    tap_vectors<kTaps, kVectors>(t, x + at, sums);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) store(y + at + v * kLanes, sums[v]);
+  }
+  return at;
+}
+
+// The last vector of a row reaches back over numbers that are there already; that of a narrow image
+// reaches into the next row, which is written after it.
+template <int kTaps>
+inline void tap_rows(const TapPlane& t) {
+  const float* const end = t.y + t.rows * t.columns;
+  for (std::int64_t row = 0; row < t.rows; ++row) {
+    const float* x = t.x + row * t.down;
+    float* y = t.y + row * t.columns;
+    std::int64_t at = tap_some<kTaps, 4>(t, x, y, 0);
+    at = tap_some<kTaps, 1>(t, x, y, at);
+    if (at == t.columns) continue;
+    if (t.columns >= kLanes) at = t.columns - kLanes;
+    Floats sums[1];
+    tap_vectors<kTaps, 1>(t, x + at, sums);
+    if (end - (y + at) >= kLanes)
+      store(y + at, sums[0]);
+    else
+      __builtin_memcpy(y + at, sums, static_cast<std::uint64_t>(t.columns - at) * sizeof(float));
+  }
+}
+
+void tap_plane(const TapPlane& t) {
+  t.count == 9 ? tap_rows<9>(t) : tap_rows<0>(t);
 }
 
 }  // namespace

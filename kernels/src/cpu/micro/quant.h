@@ -226,7 +226,8 @@ void restore(const QuantPanels& q, std::int64_t skip, std::int64_t k, float* to)
 template <int kBits>
 inline Floats neighbours(const std::uint8_t* data) {
   if constexpr (kBits == 8) {
-    return __builtin_convertvector(__builtin_convertvector(load_as<Octets>(data), Ints), Floats);
+    const Floats value = floats_of(reinterpret_cast<const std::int8_t*>(data));
+    return select(value < splat(0.0f), value + 256.0f, value);
   } else {
     constexpr int kBytes = static_cast<int>(kLanes) * kBits / 8;
     std::uint64_t all = 0;

@@ -23,7 +23,6 @@ typedef float Floats __attribute__((vector_size(4 * RX_LANES)));
 typedef std::int32_t Ints __attribute__((vector_size(4 * RX_LANES)));
 typedef std::uint32_t Words __attribute__((vector_size(4 * RX_LANES)));
 typedef std::int8_t Bytes __attribute__((vector_size(RX_LANES)));
-typedef std::uint8_t Octets __attribute__((vector_size(RX_LANES)));
 
 template <typename To, typename From>
 inline To bits_of(From from) {
@@ -70,6 +69,26 @@ inline Words splat_word(std::uint32_t x) {
 // a where the mask has all bits set, else b.
 inline Floats select(Ints mask, Floats a, Floats b) {
   return bits_of<Floats>((mask & bits_of<Ints>(a)) | (~mask & bits_of<Ints>(b)));
+}
+
+// Signed bytes to numbers; in instructions, as GCC 12 takes the conversion of vectors apart.
+inline Floats floats_of(const std::int8_t* bytes) {
+#if RX_LANES == 16
+  return bits_of<Floats>(_mm512_maskz_cvtepi32_ps(
+      0xffff, _mm512_maskz_cvtepi8_epi32(
+                  0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)))));
+#elif RX_LANES == 8
+  return bits_of<Floats>(_mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)))));
+#elif defined(__SSE2__)
+  int four;
+  __builtin_memcpy(&four, bytes, sizeof four);
+  const __m128i high = _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_cvtsi32_si128(four));
+  const __m128i higher = _mm_unpacklo_epi16(_mm_setzero_si128(), high);
+  return bits_of<Floats>(_mm_cvtepi32_ps(_mm_srai_epi32(higher, 24)));
+#else
+  return __builtin_convertvector(__builtin_convertvector(load_as<Bytes>(bytes), Ints), Floats);
+#endif
 }
 
 inline std::int64_t least(std::int64_t a, std::int64_t b) {
