@@ -148,7 +148,7 @@ class _Group:
 @dataclasses.dataclass
 class _Wave:
     todo: Iterator[Block]
-    simd: int
+    age: int  # the number of the wave; also chooses its vector unit
     group: _Group
     memory: list[float] = dataclasses.field(default_factory=list)
     local: list[float] = dataclasses.field(default_factory=list)
@@ -163,10 +163,11 @@ class _Unit:
     ) -> None:
         self.groups, self.resident, self.latency, self.line = groups, resident, latency, line
         self.free = {"L": 0.0, "M": 0.0}
-        self.simds = [0.0] * 4
+        self.busy = [False] * 4  # vector units
+        self.wanting: list[list[tuple[int, _Wave]]] = [[] for _ in range(4)]
         self.bus = 0.0
-        self.events: list[tuple[float, int, _Wave]] = []
-        self.made = self.started = 0
+        self.events: list[tuple[float, int, _Wave | int]] = []  # or the vector unit that gets free
+        self.made = self.started = self.waves = 0
 
     def run(self, count: int) -> float:
         """Clocks of `count` groups."""
@@ -177,7 +178,10 @@ class _Unit:
         while self.events:
             now, _, wave = heapq.heappop(self.events)
             clock = max(clock, now)
-            self._step(now, wave)
+            if isinstance(wave, int):
+                self._free(now, wave)
+            else:
+                self._step(now, wave)
         return clock
 
     def _start(self, now: float) -> None:
@@ -188,9 +192,10 @@ class _Unit:
         self.started += 1
         group = _Group(len(waves))
         for one in waves:
-            self._again(now + 20, _Wave(iter(one), self.made % 4, group))
+            self.waves += 1
+            self._again(now + 20, _Wave(iter(one), self.waves, group))
 
-    def _again(self, when: float, wave: _Wave) -> None:
+    def _again(self, when: float, wave: _Wave | int) -> None:
         self.made += 1
         heapq.heappush(self.events, (when, self.made, wave))
 
@@ -200,9 +205,12 @@ class _Unit:
         wave.pending = None
         kind = block.kind
         if kind == "V":
-            begin = max(now, self.simds[wave.simd])
-            self.simds[wave.simd] = begin + block.clocks
-            self._again(begin + block.clocks, wave)
+            unit = wave.age % 4
+            if self.busy[unit]:
+                wave.pending = block
+                heapq.heappush(self.wanting[unit], (wave.age, wave))
+            else:
+                self._vector(now, wave, block)
         elif kind in _QUEUES:
             self._queue(now, wave, block)
         elif kind == "W":
@@ -217,6 +225,21 @@ class _Unit:
             if kind == "C":
                 wave.local.append(now + _CONSTANT_LATENCY)
             self._again(now + block.clocks, wave)
+
+    def _vector(self, now: float, wave: _Wave, block: Block) -> None:
+        unit = wave.age % 4
+        self.busy[unit] = True
+        self._again(now + block.clocks, wave)
+        self._again(now + block.clocks, unit)
+
+    def _free(self, now: float, unit: int) -> None:
+        """A vector unit takes the oldest of the waves that want it."""
+        self.busy[unit] = False
+        if self.wanting[unit]:
+            _, wave = heapq.heappop(self.wanting[unit])
+            block, wave.pending = wave.pending, None
+            assert block is not None, "a wave that waits keeps its block"
+            self._vector(now, wave, block)
 
     def _queue(self, now: float, wave: _Wave, block: Block) -> None:
         kind = block.kind

@@ -62,9 +62,6 @@
 #ifndef SLABS
 #define SLABS 1  // 1 | 2      slabs in local memory; 2 saves one of two barriers
 #endif
-#ifndef UNROLL
-#define UNROLL 2  // 1 | 2 | 4 | 8   steps of k unrolled: fewer registers or less overhead
-#endif
 #ifndef SPLIT
 #define SPLIT 1  // 1..64      groups that share the sum of one tile
 #endif
@@ -80,8 +77,8 @@
 #define ROW_B (NWG + 4 * ALONG_B)
 #define AT_ONCE(t) ((t) < 4 ? (t) : 4)  // neighbouring rows or columns of a work-item
 
-#if MWG % 16 || NWG % 16 || MWG % TM || NWG % TN || KWG % 8 || KWG % UNROLL
-#error "MWG and NWG must be multiples of 16, TM and TN; KWG of 8 and UNROLL"
+#if MWG % 16 || NWG % 16 || MWG % TM || NWG % TN || KWG % 8
+#error "MWG and NWG must be multiples of 16, TM and TN; KWG of 8"
 #endif
 #if MWG * KWG % (4 * THREADS) || NWG * KWG % (4 * THREADS)
 #error "a slab must be a multiple of 4 elements a work-item"
@@ -181,19 +178,36 @@ static inline void take(float* to, const __local float* from, int t, int others)
   }
 }
 
-// sum += A-slab * B-slab for the work-item whose first row and column `a` and `b` point at.
-static inline void multiply(float sum[TM][TN], const __local float* a, const __local float* b) {
-#pragma unroll UNROLL
-  for (int k = 0; k < KWG; k++) {
-    float x[TM], y[TN];
-    take(x, a + k * ROW_A, TM, TY);
-    take(y, b + k * ROW_B, TN, TX);
+static inline void outer(float sum[TM][TN], const float* x, const float* y) {
 #pragma unroll
-    for (int i = 0; i < TM; i++) {
+  for (int i = 0; i < TM; i++) {
 #pragma unroll
-      for (int j = 0; j < TN; j++) sum[i][j] = mad(x[i], y[j], sum[i][j]);
-    }
+    for (int j = 0; j < TN; j++) sum[i][j] = mad(x[i], y[j], sum[i][j]);
   }
+}
+
+// sum += A-slab * B-slab for the work-item whose first row and column `a` and `b` point at. What
+// the next k needs is read while the present one is summed; a loop of just two k keeps compilers
+// from reading all of them first, which takes twice the registers.
+static inline void multiply(float sum[TM][TN], const __local float* a, const __local float* b) {
+  float x[2][TM], y[2][TN];
+  take(x[0], a, TM, TY);
+  take(y[0], b, TN, TX);
+#pragma unroll 1
+  for (int k = 2; k < KWG; k += 2) {
+    take(x[1], a + ROW_A, TM, TY);
+    take(y[1], b + ROW_B, TN, TX);
+    outer(sum, x[0], y[0]);
+    a += 2 * ROW_A;
+    b += 2 * ROW_B;
+    take(x[0], a, TM, TY);
+    take(y[0], b, TN, TX);
+    outer(sum, x[1], y[1]);
+  }
+  take(x[1], a + ROW_A, TM, TY);
+  take(y[1], b + ROW_B, TN, TX);
+  outer(sum, x[0], y[0]);
+  outer(sum, x[1], y[1]);
 }
 
 #if VEC == 4
@@ -281,6 +295,8 @@ __attribute__((reqd_work_group_size(THREADS, 1, 1))) __kernel void gemm(
   // slices are whole slabs, so that only the last one has an edge
   const int share = ((K - 1) / (KWG * SPLIT) + 1) * KWG;
   const int k0 = min((long)slice * share, (long)K), k1 = min((long)k0 + share, (long)K);
+  // an empty slice sums nothing, but fetches a slab: one that there is
+  const int first = EDGE ? k0 : min(k0, K - KWG);
 
   float sum[TM][TN];
 #pragma unroll
@@ -295,24 +311,22 @@ __attribute__((reqd_work_group_size(THREADS, 1, 1))) __kernel void gemm(
   for (int q = 0; q < QUADS_A; q++) {
     const int e = id + q * THREADS;
     from_a[q] = start(A + batch * strideA, ALONG_A, m0 + line_of(e, ALONG_A, MWG),
-                      k0 + k_of(e, ALONG_A, MWG), M, K);
+                      first + k_of(e, ALONG_A, MWG), M, K);
   }
 #pragma unroll
   for (int q = 0; q < QUADS_B; q++) {
     const int e = id + q * THREADS;
     from_b[q] = start(B + batch * strideB, ALONG_B, n0 + line_of(e, ALONG_B, NWG),
-                      k0 + k_of(e, ALONG_B, NWG), N, K);
+                      first + k_of(e, ALONG_B, NWG), N, K);
   }
   const size_t step_a = ALONG_A ? KWG : (size_t)KWG * M;
   const size_t step_b = ALONG_B ? KWG : (size_t)KWG * N;
 
-  if (k0 < k1) {
-    FETCH(k1 - k0);
-    PUT(0);
-    barrier(CLK_LOCAL_MEM_FENCE);
-  }
+  FETCH(k1 - k0);
+  PUT(0);
   int slab = 0;
   for (int left = k1 - k0; left > 0; left -= KWG) {
+    barrier(CLK_LOCAL_MEM_FENCE);
     if (left > KWG) {
       FETCH(left - KWG);
     }
@@ -325,7 +339,6 @@ __attribute__((reqd_work_group_size(THREADS, 1, 1))) __kernel void gemm(
       barrier(CLK_LOCAL_MEM_FENCE);
 #endif
       PUT(slab);
-      barrier(CLK_LOCAL_MEM_FENCE);
     }
   }
 
