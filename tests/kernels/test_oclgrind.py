@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("pyopencl")
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = ["lowrank", "conv", "depthwise", "csr", "bsr", "nm"]
+FAMILIES = ["lowrank", "conv", "depthwise", "csr", "bsr", "nm", "quant_gather"]
+FAMILIES += ["quant_gemv", "quant_gemm"]
 _PROGRAM = """
 import sys
 from tools.kernel_case import cases, run
