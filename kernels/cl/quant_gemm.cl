@@ -7,7 +7,7 @@
 //
 //      k ->   n ->
 //    m +-+  k +-----+     As[k][m]  rows of MWG + 4, as A is turned on its way (32 banks)
-//    | |A|  | | W^T |     Bs[k][n]  rows of NWG
+//    | |A|  | | W^T |     Bs[k][n]  rows of NWG, turned by 8 or 16 columns (see TURN)
 //    v +-+  v +-----+
 //
 // Buffers  row-major, contiguous, offset 0: A (M,K) real; B uint8 (N, ceil(K/block), block*BITS/8);
@@ -78,6 +78,10 @@
 #define PIECES (NWG * KWG / 8 / THREADS)  // of W
 #define ROW_A (MWG + 4)
 #define ROW_B NWG
+#define OCTETS (KWG / 8)
+// Columns of Bs are turned by this within 32 in each eighth of k: neighbouring work-items store to
+// neighbouring eighths, and must not meet in a bank.
+#define TURN(octet) (TX * TILE_RUN(TN) % 32 ? 0 : (octet) % OCTETS * (32 / OCTETS))
 
 #if VEC == 4 && TN >= 4
 #define RUN 4  // columns that a work-item stores at once
@@ -241,30 +245,30 @@ __attribute__((reqd_work_group_size(THREADS, 1, 1))) __kernel void quant_gemm(
   }
 #pragma unroll
   for (int q = 0; q < PIECES; q++) {
-    const size_t n = min(n0 + (id + q * THREADS) % NWG, N - 1);
+    const size_t n = min(n0 + (id + q * THREADS) / OCTETS, N - 1);
     from_b[q].pieces = B + n * ((last + 1) * PIECE_BYTES);
     from_b[q].scales = scales + n * blocks;
     from_b[q].zeros = zeros + n * ((blocks * BITS + 7) / 8);
   }
 
 // The slab that begins at k, into registers; these into local memory.
-#define FETCH(k)                                                    \
-  _Pragma("unroll") for (int q = 0; q < QUADS; q++) {               \
-    next_a[q] = fetch(from_a[q], k1 - (k)-k_of(id + q * THREADS));  \
-    from_a[q] += KWG;                                               \
-  }                                                                 \
-  _Pragma("unroll") for (int q = 0; q < PIECES; q++) {              \
-    const uint at = (uint)(k) / 8 + (uint)(id + q * THREADS) / NWG; \
-    next_b[q] = load(&from_b[q], min(at, last), per_block);         \
+#define FETCH(k)                                                       \
+  _Pragma("unroll") for (int q = 0; q < QUADS; q++) {                  \
+    next_a[q] = fetch(from_a[q], k1 - (k)-k_of(id + q * THREADS));     \
+    from_a[q] += KWG;                                                  \
+  }                                                                    \
+  _Pragma("unroll") for (int q = 0; q < PIECES; q++) {                 \
+    const uint at = (uint)(k) / 8 + (uint)(id + q * THREADS) % OCTETS; \
+    next_b[q] = load(&from_b[q], min(at, last), per_block);            \
   }
-#define PUT                                                         \
-  _Pragma("unroll") for (int q = 0; q < QUADS; q++) {               \
-    const int e = id + q * THREADS;                                 \
-    put_quad(next_a[q], As + k_of(e) * ROW_A + row_of(e));          \
-  }                                                                 \
-  _Pragma("unroll") for (int q = 0; q < PIECES; q++) {              \
-    const int e = id + q * THREADS;                                 \
-    put_piece(next_b[q], Bs + e / NWG * 8 * ROW_B + e % NWG, hide); \
+#define PUT                                                                           \
+  _Pragma("unroll") for (int q = 0; q < QUADS; q++) {                                 \
+    const int e = id + q * THREADS;                                                   \
+    put_quad(next_a[q], As + k_of(e) * ROW_A + row_of(e));                            \
+  }                                                                                   \
+  _Pragma("unroll") for (int q = 0; q < PIECES; q++) {                                \
+    const int e = id + q * THREADS;                                                   \
+    put_piece(next_b[q], Bs + e % OCTETS * 8 * ROW_B + (e / OCTETS ^ TURN(e)), hide); \
   }
 
   if (k0 < k1) {
@@ -277,12 +281,18 @@ __attribute__((reqd_work_group_size(THREADS, 1, 1))) __kernel void quant_gemm(
     if (k + KWG < k1) {
       FETCH(k + KWG);
     }
+#pragma unroll 1
+    for (int octet = 0; octet < OCTETS; octet++) {
+      const __local float* from = As + octet * 8 * ROW_A;
+      const __local float* to = Bs + octet * 8 * ROW_B;
+      const int turned = tx ^ TURN(octet) / TILE_RUN(TN);
 #pragma unroll UNROLL
-    for (int i = 0; i < KWG; i++) {
-      float a[TM], b[TN];
-      TILE_TAKE(a, As + i * ROW_A, TM, ty, TY);
-      TILE_TAKE(b, Bs + i * ROW_B, TN, tx, TX);
-      TILE_ADD(sums, a, b, TM, TN);
+      for (int i = 0; i < 8; i++) {
+        float a[TM], b[TN];
+        TILE_TAKE(a, from + i * ROW_A, TM, ty, TY);
+        TILE_TAKE(b, to + i * ROW_B, TN, turned, TX);
+        TILE_ADD(sums, a, b, TM, TN);
+      }
     }
   }
 
