@@ -19,8 +19,8 @@ using rx::Type;
 using rx::test::Place;
 
 Place& place() {
-  static auto* one = new Place;
-  return *one;
+  static Place one;
+  return one;
 }
 Context& device() {
   return place().context();

@@ -28,8 +28,8 @@ double median(std::vector<double> all) {
 }
 
 Place& place() {
-  static auto* one = new Place("cache");
-  return *one;
+  static Place one("cache");
+  return one;
 }
 
 }  // namespace

@@ -19,10 +19,15 @@ using rx::Tensor;
 using rx::Type;
 using rx::test::Place;
 
-// Contexts live as long as the process, and so does the folder that they read.
+// Contexts live as long as the process, and so do the folders that they read.
 Place& place() {
-  static auto* one = new Place;
-  return *one;
+  static Place one;
+  return one;
+}
+Place& another(const std::string& cache) {
+  static std::vector<std::unique_ptr<Place>> all;
+  all.push_back(std::make_unique<Place>(cache));
+  return *all.back();
 }
 Context& device() {
   return place().context();
@@ -218,17 +223,17 @@ RX_TEST(a_source_that_cannot_be_built) {
 RX_TEST(the_cache_is_used_and_repaired) {
   for (const char* damage : {"", "not a program", "RXPROG01"}) {
     static int round = 0;
-    auto* own = new Place(rx::text("cache", ++round));  // lives as long as its contexts
-    CHECK(sums(own->context(), 100, 0));
+    Place& own = another(rx::text("cache", ++round));
+    CHECK(sums(own.context(), 100, 0));
     const std::string folder = rx::text("cache", round);
-    const auto files = own->folder().files(folder);
+    const auto files = own.folder().files(folder);
     CHECK_EQUAL(files.size(), std::size_t{1});
     if (files.empty()) return;
     const std::string name = folder + files[0].substr(files[0].rfind('/'));
     std::ifstream file(files[0], std::ios::binary);
     const std::string whole{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-    own->folder().write(name, *damage != '\0' ? damage : whole);
-    Settings again = own->settings();
+    own.folder().write(name, *damage != '\0' ? damage : whole);
+    Settings again = own.settings();
     again.params = rx::text("another context ", round);
     CHECK(sums(*context(Place::wanted(), again), 100, 0));
     std::ifstream repaired(files[0], std::ios::binary);
@@ -239,9 +244,9 @@ RX_TEST(the_cache_is_used_and_repaired) {
 }
 
 RX_TEST(a_program_that_the_driver_refuses_is_built_again) {
-  auto* own = new Place("cache");
-  CHECK(sums(own->context(), 100, 0));
-  const std::string path = own->folder().files("cache").at(0);
+  Place& own = another("cache");
+  CHECK(sums(own.context(), 100, 0));
+  const std::string path = own.folder().files("cache").at(0);
   const std::string folder = path.substr(0, path.rfind('/'));
   std::ifstream file(path, std::ios::binary);
   const std::string whole{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
@@ -250,7 +255,7 @@ RX_TEST(a_program_that_the_driver_refuses_is_built_again) {
   const std::string key = whole.substr(32, key_size);
   CHECK(read_entry(folder, key).has_value());
   write_entry(folder, key, "whole, but no program");
-  Settings again = own->settings();
+  Settings again = own.settings();
   again.params = "another context";
   CHECK(sums(*context(Place::wanted(), again), 100, 0));
   CHECK(read_entry(folder, key).value_or("").size() > 1000);
