@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from tests.native.operators import U, Blocks, need, run
+from tests.native.operators import Blocks, U, need, run
 
 F32, F16 = np.float32, np.float16
 

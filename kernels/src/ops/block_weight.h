@@ -14,9 +14,9 @@ class BlockWeight {
  public:
   // Attributes bits (2, 4, 8) and block_size (8 or more, a multiple of 8); inputs `data`, `scales`,
   // `zeros` of the node by index. The integers are (rows, blocks, bytes of a block), or
-  // (rows, bytes of a row) where `flat`. Throws Error.
+  // (rows, bytes of a row) where `flat`; `rows` below 0: as many as there are. Throws Error.
   BlockWeight(const NodeInfo& node, std::size_t data, std::size_t scales, std::size_t zeros,
-              std::int64_t columns, bool flat);
+              std::int64_t rows, std::int64_t columns, bool flat);
 
   // Valid while this lives.
   cpu::QuantView view() const;
@@ -30,7 +30,7 @@ class BlockWeight {
   const Tensor& zeros() const { return zeros_; }  // may be absent
 
  private:
-  void check_shapes(bool flat) const;
+  void check_shapes(std::int64_t rows, bool flat) const;
 
   int bits_;
   std::int64_t block_;

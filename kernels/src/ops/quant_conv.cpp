@@ -52,7 +52,7 @@ class QuantConv final : public Operator {
       : attributes_(node.attributes),
         activated_(node.attributes),
         stage_(stage_of(node.attributes)),
-        weight_(node, kWeight, kScales, kZeros, stage_.depth(), false) {
+        weight_(node, kWeight, kScales, kZeros, -1, stage_.depth(), false) {
     stage_.out_channels = weight_.rows();
     require(stage_.out_channels % stage_.group == 0, "the packed weight: found ",
             stage_.out_channels, " filters; expected a multiple of the ", stage_.group, " groups");

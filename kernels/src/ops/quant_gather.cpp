@@ -29,7 +29,7 @@ class QuantGather final : public Operator {
       : attributes_(node.attributes),
         columns_(bounded(node.attributes, "columns", 0, kMostOfSize)),
         index_(type_at(node, kIndices)),
-        table_(node, kData, kScales, kZeros, columns_, true),
+        table_(node, kData, kScales, kZeros, -1, columns_, true),
         scales_(node, kScales),
         zeros_(node, kZeros) {}
 

@@ -26,15 +26,12 @@ class QuantMatMul final : public Operator {
         attributes_(node.attributes),
         activated_(node.attributes),
         real_(type_at(node, kA)),
-        weight_(node, kWeight, kScales, kZeros, k_, false),
+        weight_(node, kWeight, kScales, kZeros, n_, k_, false),
         data_(node, kWeight),
         scales_(node, kScales),
         zeros_(node, kZeros),
         bias_(node, kBias),
-        residual_(node, kResidual) {
-    require(weight_.rows() == n_, "the packed weight: found ", weight_.rows(), " rows; expected ",
-            n_, " as the attribute N says");
-  }
+        residual_(node, kResidual) {}
 
   std::vector<Shape> infer(Span<const Shape> inputs) const override;
   void pack() override { packed_.emplace(weight_.view()); }
