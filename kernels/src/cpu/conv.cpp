@@ -98,36 +98,74 @@ void convolve(Threads& threads, const ConvShape& shape, const float* x, const Fi
 
 // One input and one output channel a group. Filters lie as (channels / 16, depth, 16) if `step` is
 // 16, and as (channels, depth) if it is 1.
-void depthwise(Threads& threads, const ConvShape& s, const float* x, const float* filters,
-               std::int64_t step, float* y, const Epilogue& epilogue) {
-  const Grid grid(s);
-  const std::vector<std::int64_t> offsets = grid.offsets(1);
-  const std::int64_t depth = s.depth();
-  const std::int64_t size = s.height * s.width;
-  const double cost = static_cast<double>(s.pixels() * depth);
-  run_ranges(threads, s.batch * s.channels, cost, [&](Range part) {
-    // narrow images are copied too, as whole vectors are read
-    const bool copies = grid.copies() || s.out(1) < kPanel;
-    const Scratch scratch((copies ? grid.plane() + 2 * kPanel : 0) + depth);
-    float* const taps = scratch.data();
-    for (std::int64_t plane = part.begin; plane < part.end; ++plane) {
-      const std::int64_t channel = plane % s.channels;
-      const float* const filter =
-          filters + channel / step * step * depth + (step == 1 ? 0 : channel % step);
-      for (std::int64_t at = 0; at < depth; ++at) taps[at] = filter[at * step];
-      const float* image = x + plane * size;
-      if (copies) {
-        grid.copy(image, x + s.batch * s.channels * size, taps + depth);
-        image = taps + depth;
+class Depthwise {
+ public:
+  Depthwise(const ConvShape& shape, const float* x, const float* filters, std::int64_t step,
+            float* y, const Epilogue& epilogue)
+      : s_(shape),
+        x_(x),
+        filters_(filters),
+        step_(step),
+        y_(y),
+        epilogue_(epilogue),
+        grid_(shape),
+        offsets_(grid_.offsets(1)),
+        rows_(shape.out(0)),
+        columns_(shape.out(1)),
+        pixels_(shape.pixels()),
+        // narrow images are copied too, as whole vectors are read
+        copies_(grid_.copies() || columns_ < kPanel) {}
+
+  void run(Threads& threads) const {
+    const double cost = static_cast<double>(s_.pixels() * s_.depth());
+    run_ranges(threads, s_.batch * s_.channels, cost, [&](Range part) { planes(part); });
+  }
+
+ private:
+  // Some planes are copied before the first one is read again: a processor waits where a vector is
+  // read that lies across others that were written just before.
+  void planes(Range part) const {
+    const std::int64_t stride = grid_.plane() + 4 * kPanel;
+    const std::int64_t many = copies_ ? std::max<std::int64_t>(1, kTogether / stride) : 1;
+    const Scratch scratch(copies_ ? many * stride : 0);
+    const std::int64_t size = s_.height * s_.width;
+    std::int64_t channel = part.begin % s_.channels;
+    for (std::int64_t first = part.begin; first < part.end; first += many) {
+      const std::int64_t end = std::min(first + many, part.end);
+      for (std::int64_t at = first; copies_ && at < end; ++at)
+        grid_.copy(x_ + at * size, x_ + s_.batch * s_.channels * size,
+                   scratch.data() + (at - first) * stride);
+      for (std::int64_t at = first; at < end; ++at) {
+        plane(at, channel, copies_ ? scratch.data() + (at - first) * stride : x_ + at * size);
+        channel = channel + 1 == s_.channels ? 0 : channel + 1;
       }
-      float* const to = y + plane * s.pixels();
-      kernels().tap_plane(
-          {image, grid.down(), offsets.data(), taps, depth, s.out(0), s.out(1), to});
-      run_finish(moved(epilogue, channel, plane * s.pixels()), true, {0, 1}, {0, s.pixels()},
-                 s.pixels(), to);
     }
-  });
-}
+  }
+
+  void plane(std::int64_t at, std::int64_t channel, const float* image) const {
+    const std::int64_t lane = channel & (step_ - 1);  // step is 1 or 16
+    const float* const taps = filters_ + (channel - lane) * s_.depth() + lane;
+    float* const y = y_ + at * pixels_;
+    kernels().tap_plane(
+        {image, grid_.down(), offsets_.data(), taps, step_, s_.depth(), rows_, columns_, y});
+    run_finish(moved(epilogue_, channel, at * pixels_), true, {0, 1}, {0, pixels_}, pixels_, y);
+  }
+
+  static constexpr std::int64_t kTogether = 4096;  // numbers: half of a first cache
+
+  const ConvShape& s_;
+  const float* x_;
+  const float* filters_;
+  std::int64_t step_;
+  float* y_;
+  const Epilogue& epilogue_;
+  Grid grid_;
+  std::vector<std::int64_t> offsets_;
+  std::int64_t rows_;
+  std::int64_t columns_;
+  std::int64_t pixels_;
+  bool copies_;
+};
 
 bool is_depthwise(const ConvShape& s) {
   return s.group_in() == 1 && s.group_out() == 1;
@@ -196,7 +234,7 @@ void conv(Threads& threads, const ConvShape& shape, const float* x, const Packed
           float* y, const Epilogue& epilogue) {
   check_filter(shape, filter);
   if (empty(shape)) return;
-  if (is_depthwise(shape)) return depthwise(threads, shape, x, filter.data(), 1, y, epilogue);
+  if (is_depthwise(shape)) return Depthwise(shape, x, filter.data(), 1, y, epilogue).run(threads);
   Filters filters;
   for (std::int64_t group = 0; group < shape.group; ++group)
     filters.push_back(std::make_unique<FilterLeft>(filter.data() + group * filter.part(),
@@ -220,7 +258,7 @@ void quant_conv(Threads& threads, const ConvShape& shape, const float* x,
   for (std::int64_t panel = 0; panel < panels(weight.n()); ++panel)
     weight.restore(panel, {0, weight.k()}, restored.data() + panel * weight.k() * kPanel);
   if (is_depthwise(shape))
-    return depthwise(threads, shape, x, restored.data(), kPanel, y, epilogue);
+    return Depthwise(shape, x, restored.data(), kPanel, y, epilogue).run(threads);
   for (std::int64_t group = 0; group < shape.group; ++group)
     filters.push_back(std::make_unique<FilterLeft>(
         restored.data() + group / kPanel * kPanel * weight.k() + group % kPanel, weight.k(),

@@ -92,6 +92,7 @@ struct TapPlane {
   std::int64_t down;
   const std::int64_t* offsets;
   const float* taps;
+  std::int64_t step;
   std::int64_t count;
   std::int64_t rows;
   std::int64_t columns;

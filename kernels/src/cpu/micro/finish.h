@@ -71,13 +71,6 @@ inline Floats activate(Floats x, Floats low, Floats high) {
 }
 
 template <Activation kActivation>
-inline Floats finished(const Finish& f, Floats x, Floats bias, const float* residual) {
-  x += bias;
-  if (residual != nullptr) x += load(residual);
-  return activate<kActivation>(x, splat(f.low), splat(f.high));
-}
-
-template <Activation kActivation>
 void finish_rows(const Finish& f) {
   const std::int64_t whole = f.columns / kLanes * kLanes;
   const std::int64_t rest = f.columns - whole;
@@ -87,18 +80,18 @@ void finish_rows(const Finish& f) {
     const bool vector = f.bias != nullptr && !f.bias_by_row;
     // -0 changes no sum, not even that of -0
     const Floats same = splat(f.bias != nullptr && f.bias_by_row ? f.bias[row] : -0.0f);
-    for (std::int64_t at = 0; at < whole; at += kLanes)
-      store(y + at, finished<kActivation>(f, load(y + at), vector ? load(f.bias + at) : same,
-                                          residual == nullptr ? nullptr : residual + at));
+    for (std::int64_t at = 0; at < whole; at += kLanes) {
+      const Floats bias = vector ? load(f.bias + at) : same;
+      const Floats more = residual == nullptr ? splat(-0.0f) : load(residual + at);
+      const Floats x = load(y + at) + bias + more;
+      store(y + at, activate<kActivation>(x, splat(f.low), splat(f.high)));
+    }
     if (rest == 0) continue;
-    float parts[3][kLanes] = {};
-    const std::uint64_t bytes = static_cast<std::uint64_t>(rest) * sizeof(float);
-    __builtin_memcpy(parts[0], y + whole, bytes);
-    if (vector) __builtin_memcpy(parts[1], f.bias + whole, bytes);
-    if (residual != nullptr) __builtin_memcpy(parts[2], residual + whole, bytes);
-    store(parts[0], finished<kActivation>(f, load(parts[0]), vector ? load(parts[1]) : same,
-                                          residual == nullptr ? nullptr : parts[2]));
-    __builtin_memcpy(y + whole, parts[0], bytes);
+    const Floats x = load_some(y + whole, rest);
+    const Floats bias = vector ? load_some(f.bias + whole, rest) : same;
+    const Floats more = residual == nullptr ? splat(-0.0f) : load_some(residual + whole, rest);
+    store_some(y + whole, activate<kActivation>(x + bias + more, splat(f.low), splat(f.high)),
+               rest);
   }
 }
 

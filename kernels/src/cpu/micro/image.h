@@ -60,24 +60,56 @@ void add_margin(const Margin& m) {
   }
 }
 
-// The sums of some vectors of a row. kTaps: how many taps there are, 0 if only `t` knows.
-template <int kTaps, int kVectors>
-inline void tap_vectors(const TapPlane& t, const float* x, Floats* sums) {
+// The taps of a filter: 9 stay in registers, more are read again for each vector.
+template <int kTaps>
+class Taps {
+ public:
+  explicit Taps(const TapPlane& t) {
+    for (int tap = 0; tap < kTaps; ++tap) {
+      weights_[tap] = splat(t.taps[tap * t.step]);
+      offsets_[tap] = t.offsets[tap];
+    }
+  }
+  Floats weight(std::int64_t tap) const { return weights_[tap]; }
+  std::int64_t offset(std::int64_t tap) const { return offsets_[tap]; }
+  std::int64_t count() const { return kTaps; }
+
+ private:
+  Floats weights_[kTaps];
+  std::int64_t offsets_[kTaps];
+};
+
+template <>
+class Taps<0> {
+ public:
+  explicit Taps(const TapPlane& t) : t_(t) {}
+  Floats weight(std::int64_t tap) const { return splat(t_.taps[tap * t_.step]); }
+  std::int64_t offset(std::int64_t tap) const { return t_.offsets[tap]; }
+  std::int64_t count() const { return t_.count; }
+
+ private:
+  const TapPlane& t_;
+};
+
+template <int kVectors, typename Taps>
+inline void tap_vectors(const Taps& taps, const float* x, Floats* sums) {
   for (int v = 0; v < kVectors; ++v) sums[v] = Floats{};
-  const std::int64_t count = kTaps == 0 ? t.count : kTaps;
+  const std::int64_t count = taps.count();
 #pragma GCC unroll 9
   for (std::int64_t tap = 0; tap < count; ++tap) {
-    const Floats weight = splat(t.taps[tap]);
+    const Floats weight = taps.weight(tap);
+    const float* from = x + taps.offset(tap);
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sums[v] += weight * load(x + t.offsets[tap] + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) sums[v] += weight * load(from + v * kLanes);
   }
 }
 
-template <int kTaps, int kVectors>
-inline std::int64_t tap_some(const TapPlane& t, const float* x, float* y, std::int64_t at) {
+template <int kVectors, typename Taps>
+inline std::int64_t tap_some(const Taps& taps, const float* x, float* y, std::int64_t at,
+                             std::int64_t columns) {
   Floats sums[kVectors];
-  for (; at + kVectors * kLanes <= t.columns; at += kVectors * kLanes) {
-    tap_vectors<kTaps, kVectors>(t, x + at, sums);
+  for (; at + kVectors * kLanes <= columns; at += kVectors * kLanes) {
+    tap_vectors<kVectors>(taps, x + at, sums);
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) store(y + at + v * kLanes, sums[v]);
   }
@@ -88,25 +120,52 @@ inline std::int64_t tap_some(const TapPlane& t, const float* x, float* y, std::i
 // reaches into the next row, which is written after it.
 template <int kTaps>
 inline void tap_rows(const TapPlane& t) {
+  const Taps<kTaps> taps(t);
+  const float* x = t.x;
+  float* y = t.y;
   const float* const end = t.y + t.rows * t.columns;
-  for (std::int64_t row = 0; row < t.rows; ++row) {
-    const float* x = t.x + row * t.down;
-    float* y = t.y + row * t.columns;
-    std::int64_t at = tap_some<kTaps, 4>(t, x, y, 0);
-    at = tap_some<kTaps, 1>(t, x, y, at);
+  for (std::int64_t row = 0; row < t.rows; ++row, x += t.down, y += t.columns) {
+    std::int64_t at = tap_some<4>(taps, x, y, 0, t.columns);
+    at = tap_some<1>(taps, x, y, at, t.columns);
     if (at == t.columns) continue;
     if (t.columns >= kLanes) at = t.columns - kLanes;
     Floats sums[1];
-    tap_vectors<kTaps, 1>(t, x + at, sums);
+    tap_vectors<1>(taps, x + at, sums);
     if (end - (y + at) >= kLanes)
       store(y + at, sums[0]);
     else
-      __builtin_memcpy(y + at, sums, static_cast<std::uint64_t>(t.columns - at) * sizeof(float));
+      store_some(y + at, sums[0], t.columns - at);
   }
 }
 
+// Several rows of a narrow image in one vector, what lies between them included.
+inline void tap_narrow(const TapPlane& t) {
+  constexpr std::int64_t kWide = 4 * kLanes;
+  float flat[4 * kWide];
+  const Taps<0> taps(t);
+  const std::int64_t together = 2 * kWide / t.down;
+  for (std::int64_t first = 0; first < t.rows; first += together) {
+    const std::int64_t rows = least(together, t.rows - first);
+    const std::int64_t size = (rows - 1) * t.down + t.columns;
+    for (std::int64_t at = 0; at < size; at += kWide) {
+      Floats sums[4];
+      tap_vectors<4>(taps, t.x + first * t.down + at, sums);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) store(flat + at + v * kLanes, sums[v]);
+    }
+    float* y = t.y + first * t.columns;
+    for (std::int64_t row = 0; row < rows; ++row, y += t.columns)
+      store_some(y, load(flat + row * t.down), t.columns);
+  }
+}
+
+template <int kTaps>
+inline void taps_of(const TapPlane& t) {
+  t.columns < kLanes&& t.down < kLanes ? tap_narrow(t) : tap_rows<kTaps>(t);
+}
+
 void tap_plane(const TapPlane& t) {
-  t.count == 9 ? tap_rows<9>(t) : tap_rows<0>(t);
+  t.count == 9 ? taps_of<9>(t) : taps_of<0>(t);
 }
 
 }  // namespace

@@ -57,18 +57,17 @@ inline void tile(const TileRow& t, const float* a, const float* b, float* y, std
   }
 }
 
-// A tile that reaches beyond the last column of y.
-template <int kRows, int kVectors>
+// One vector that reaches beyond the last column of y.
+template <int kRows>
 inline void last_tile(const TileRow& t, const float* a, const float* b, float* y,
                       std::int64_t columns) {
-  constexpr std::int64_t kWide = kVectors * kLanes;
-  float sums[kRows * kWide];
-  tile<kRows, kVectors>(t, a, b, sums, kWide, false);
-  for (std::int64_t r = 0; r < kRows; ++r)
-    for (std::int64_t column = 0; column < columns; ++column) {
-      float& to = y[r * t.y_row + column];
-      to = t.add ? to + sums[r * kWide + column] : sums[r * kWide + column];
-    }
+  float sums[kRows * kLanes];
+  tile<kRows, 1>(t, a, b, sums, kLanes, false);
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    const Floats sum = load(sums + r * kLanes);
+    float* const to = y + r * t.y_row;
+    store_some(to, t.add ? load_some(to, columns) + sum : sum, columns);
+  }
 }
 
 template <int kRows, int kVectors>
@@ -94,8 +93,8 @@ void rows_of_tiles(const TileRow& t, const float* a, float* y) {
   if constexpr (kMost > 2) from = tiles<kRows, 2>(t, a, y, from, 0);
   from = tiles<kRows, 1>(t, a, y, from, 0);
   if (from < t.columns)
-    last_tile<kRows, 1>(t, a, t.b + from / kPanel * t.b_panel + from % kPanel, y + from,
-                        t.columns - from);
+    last_tile<kRows>(t, a, t.b + from / kPanel * t.b_panel + from % kPanel, y + from,
+                     t.columns - from);
 }
 
 template <int kRows>

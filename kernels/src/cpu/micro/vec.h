@@ -46,6 +46,25 @@ inline void store(float* to, Floats from) {
   __builtin_memcpy(to, &from, sizeof from);
 }
 
+// The first `count` numbers, less than kLanes; what is not loaded is 0.
+inline Floats load_some(const float* from, std::int64_t count) {
+#if RX_LANES == 16
+  return bits_of<Floats>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from));
+#else
+  Floats to = {};
+  __builtin_memcpy(&to, from, static_cast<std::uint64_t>(count) * sizeof(float));
+  return to;
+#endif
+}
+
+inline void store_some(float* to, Floats from, std::int64_t count) {
+#if RX_LANES == 16
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), bits_of<__m512>(from));
+#else
+  __builtin_memcpy(to, &from, static_cast<std::uint64_t>(count) * sizeof(float));
+#endif
+}
+
 inline Floats splat(float x) {
 #if RX_LANES == 16
   return Floats{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
