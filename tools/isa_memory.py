@@ -137,9 +137,10 @@ def local_step(one: Instruction) -> Step:
         # read before a load may overwrite it
         base = np.broadcast_to(address(b), b.active.shape).astype(np.int64)
         for number, offset in enumerate(offsets):
+            at = base + offset & 0xFFFFFFFF  # compilers write addresses below 0, and offsets
             first = registers[0] if load else registers[number]
             assert first is not None, "data lies in vector registers"
-            clocks = clocks + move(b, base + offset, first + (number * words if load else 0))
+            clocks = clocks + move(b, at, first + (number * words if load else 0))
         plain = _plain_clocks(b.active, words) * len(offsets)
         b.log.append(least + np.maximum(clocks - plain, 0))
 

@@ -18,13 +18,13 @@
 // Launch   gemm: global (ceil(N/NWG)*THREADS, ceil(M/MWG), BATCH*SPLIT), local (THREADS,1,1),
 //          THREADS = (MWG/TM)*(NWG/TN); if SPLIT > 1 then gemm_sum: global
 //          (ceil(N/(64*VEC))*64, M, BATCH), local (64,1,1).
-// Limits   M, N, K, BATCH >= 1 and < 2^31 - 128, any sizes. VEC 4 only where N and the row lengths of A
-//          and B are multiples of 4; EDGE 0 only where K is a multiple of 32.
+// Limits   M, N, K, BATCH >= 1 and < 2^31 - 128, any sizes. VEC 4 only where N and the row lengths
+//          of A and B are multiples of 4; EDGE 0 only where K is a multiple of 32.
 // Accuracy |sum - exact| <= g * (|A||B| + |bias| + |residual|), g = n*u/(1 - n*u), u = 2^-24,
 //          n = K + SPLIT + 3; then the activation (epilogue.clh), then the rounding of real.
 // Source   K. Matsumoto, N. Nakasato & S. Sedukhin, Implementing a code generator for fast matrix
-//          multiplication in OpenCL on the GPU, IEEE MCSoC 2012 (tiles as parameters); N. J. Higham,
-//          Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.5 (bound).
+//          multiplication in OpenCL on the GPU, IEEE MCSoC 2012 (tiles as parameters); N. J.
+//          Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.5 (bound).
 //
 // Parameters: these defaults must work everywhere; tuned values live in kernels/params/.
 #include "epilogue.clh"
@@ -66,6 +66,8 @@
 #define SPLIT 1  // 1..64      groups that share the sum of one tile
 #endif
 
+// before all else: what a helper gets as constants must be constants when its loops are unrolled
+#define INLINE static inline __attribute__((always_inline))
 #define TX (NWG / TN)
 #define TY (MWG / TM)
 #define THREADS (TX * TY)
@@ -95,7 +97,7 @@ typedef ushort4 quad;
 #define SAVE(x, p, i) vstore_half_rte(x, i, p)
 #define LOAD4(p, i) vload_half4(0, (p) + (i))
 #define SAVE4(x, p, i) vstore_half4_rte(x, 0, (p) + (i))
-static inline float4 floats(quad q) { return vload_half4(0, (const __private half*)&q); }
+INLINE float4 floats(quad q) { return vload_half4(0, (const __private half*)&q); }
 #else
 typedef float real;
 typedef float stored;
@@ -104,21 +106,21 @@ typedef float4 quad;
 #define SAVE(x, p, i) (p)[i] = (x)
 #define LOAD4(p, i) *(const __global float4*)((p) + (i))
 #define SAVE4(x, p, i) *(__global float4*)((p) + (i)) = (x)
-static inline float4 floats(quad q) { return q; }
+INLINE float4 floats(quad q) { return q; }
 #endif
 
 // Which line (row of op(A), column of op(B)) and which k quad number e of a slab begins at.
 // Rows along k: 32 work-items take 16 lines by 8 k, so that they store to 32 banks.
-static inline int line_of(int e, int along, int lines) {
+INLINE int line_of(int e, int along, int lines) {
   return along ? (e >> 1) % 16 + e / (4 * KWG) * 16 : e % (lines / 4) * 4;
 }
-static inline int k_of(int e, int along, int lines) {
+INLINE int k_of(int e, int along, int lines) {
   return along ? (e % 2 + (e >> 5) % (KWG / 8) * 2) * 4 : e / (lines / 4);
 }
 
 // Where a quad begins in a stored matrix of `count` lines. Lines beyond the last repeat it: they
 // are summed and never stored, which costs nothing in the loop.
-static inline const __global stored* start(const __global real* x, int along, int line, int k,
+INLINE const __global stored* start(const __global real* x, int along, int line, int k,
                                            int count, int K) {
   const __global stored* p = (const __global stored*)x;
   if (along) return p + (size_t)min(line, count - 1) * K + k;
@@ -127,7 +129,7 @@ static inline const __global stored* start(const __global real* x, int along, in
 
 // A quad; what lies beyond the last k is 0. left: k that are left from the quad's first one on;
 // last: elements of its row from there to the last line, less one.
-static inline quad fetch(const __global stored* p, int along, int left, int last) {
+INLINE quad fetch(const __global stored* p, int along, int left, int last) {
 #if VEC == 4
   if (EDGE && left <= 0) return (quad)(0);
   return *(const __global quad*)p;
@@ -141,7 +143,7 @@ static inline quad fetch(const __global stored* p, int along, int left, int last
 #endif
 }
 
-static inline void put(quad q, __local float* slab, int along, int line, int k, int row) {
+INLINE void put(quad q, __local float* slab, int along, int line, int k, int row) {
   const float4 x = floats(q);
   __local float* to = slab + k * row + line;
   if (along) {
@@ -155,30 +157,34 @@ static inline void put(quad q, __local float* slab, int along, int line, int k, 
 }
 
 // A work-item's rows or columns: pieces of AT_ONCE, `others` work-items apart.
-static inline int mine(int i, int t, int id, int others) {
+INLINE int mine(int i, int t, int id, int others) {
   return i / AT_ONCE(t) * AT_ONCE(t) * others + id * AT_ONCE(t) + i % AT_ONCE(t);
 }
-static inline void take(float* to, const __local float* from, int t, int others) {
-#pragma unroll
-  for (int i = 0; i < t; i += AT_ONCE(t)) {
-    const __local float* piece = from + i * others;
-    if (t >= 4) {
-      const float4 x = *(const __local float4*)piece;
-      to[i] = x.x;
-      to[i + 1] = x.y;
-      to[i + 2] = x.z;
-      to[i + 3] = x.w;
-    } else if (t == 2) {
-      const float2 x = *(const __local float2*)piece;
-      to[i] = x.x;
-      to[i + 1] = x.y;
-    } else {
-      to[i] = *piece;
-    }
+// Two functions of one text: with sizes as arguments some compilers keep the loop, and the array in
+// registers that are reached by number.
+#define TAKE(name, t, others)                                         \
+  INLINE void name(float* to, const __local float* from) {            \
+    _Pragma("unroll") for (int i = 0; i < t; i += AT_ONCE(t)) {       \
+      const __local float* piece = from + i * others;                 \
+      if (t >= 4) {                                                   \
+        const float4 x = *(const __local float4*)piece;               \
+        to[i] = x.x;                                                  \
+        to[i + 1] = x.y;                                              \
+        to[i + 2] = x.z;                                              \
+        to[i + 3] = x.w;                                              \
+      } else if (t == 2) {                                            \
+        const float2 x = *(const __local float2*)piece;               \
+        to[i] = x.x;                                                  \
+        to[i + 1] = x.y;                                              \
+      } else {                                                        \
+        to[i] = *piece;                                               \
+      }                                                               \
+    }                                                                 \
   }
-}
+TAKE(take_a, TM, TY)
+TAKE(take_b, TN, TX)
 
-static inline void outer(float sum[TM][TN], const float* x, const float* y) {
+INLINE void outer(float sum[TM][TN], const float* x, const float* y) {
 #pragma unroll
   for (int i = 0; i < TM; i++) {
 #pragma unroll
@@ -189,29 +195,29 @@ static inline void outer(float sum[TM][TN], const float* x, const float* y) {
 // sum += A-slab * B-slab for the work-item whose first row and column `a` and `b` point at. What
 // the next k needs is read while the present one is summed; a loop of just two k keeps compilers
 // from reading all of them first, which takes twice the registers.
-static inline void multiply(float sum[TM][TN], const __local float* a, const __local float* b) {
-  float x[2][TM], y[2][TN];
-  take(x[0], a, TM, TY);
-  take(y[0], b, TN, TX);
+INLINE void multiply(float sum[TM][TN], const __local float* a, const __local float* b) {
+  float x0[TM], y0[TN], x1[TM], y1[TN];
+  take_a(x0, a);
+  take_b(y0, b);
 #pragma unroll 1
   for (int k = 2; k < KWG; k += 2) {
-    take(x[1], a + ROW_A, TM, TY);
-    take(y[1], b + ROW_B, TN, TX);
-    outer(sum, x[0], y[0]);
+    take_a(x1, a + ROW_A);
+    take_b(y1, b + ROW_B);
+    outer(sum, x0, y0);
     a += 2 * ROW_A;
     b += 2 * ROW_B;
-    take(x[0], a, TM, TY);
-    take(y[0], b, TN, TX);
-    outer(sum, x[1], y[1]);
+    take_a(x0, a);
+    take_b(y0, b);
+    outer(sum, x1, y1);
   }
-  take(x[1], a + ROW_A, TM, TY);
-  take(y[1], b + ROW_B, TN, TX);
-  outer(sum, x[0], y[0]);
-  outer(sum, x[1], y[1]);
+  take_a(x1, a + ROW_A);
+  take_b(y1, b + ROW_B);
+  outer(sum, x0, y0);
+  outer(sum, x1, y1);
 }
 
 #if VEC == 4
-static inline float4 epilogue4(float4 x, size_t at, int n, float lo, float hi,
+INLINE float4 epilogue4(float4 x, size_t at, int n, float lo, float hi,
                                const __global real* bias, const __global real* residual) {
   const float4 b = BIAS ? LOAD4(bias, n) : (float4)(0.0f);
   const float4 r = RESIDUAL ? LOAD4(residual, at) : (float4)(0.0f);
@@ -220,14 +226,14 @@ static inline float4 epilogue4(float4 x, size_t at, int n, float lo, float hi,
 }
 #endif
 #if VEC == 1 || (TN < 4 && SPLIT == 1)
-static inline float epilogue1(float x, size_t at, int n, float lo, float hi,
+INLINE float epilogue1(float x, size_t at, int n, float lo, float hi,
                               const __global real* bias, const __global real* residual) {
   return epilogue(x, BIAS ? LOAD(bias, n) : 0.0f, RESIDUAL ? LOAD(residual, at) : 0.0f, lo, hi);
 }
 #endif
 
 // Stores a work-item's part of one row: of Y, or of `part` if SPLIT > 1.
-static inline void finish(const float* sum, int n0, int tx, int N, size_t row, float lo, float hi,
+INLINE void finish(const float* sum, int n0, int tx, int N, size_t row, float lo, float hi,
                           const __global real* bias, const __global real* residual,
                           __global real* Y, __global float* part) {
 #if VEC == 4 && TN >= 4
