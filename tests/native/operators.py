@@ -180,4 +180,5 @@ def packed(values: Array, bits: int) -> Array:
     parts = padded.reshape(rows, padded.shape[1] // each, each) << (
         np.arange(each, dtype=np.uint8) * bits
     )
-    return np.bitwise_or.reduce(parts, axis=2).astype(np.uint8)
+    found: Array = np.bitwise_or.reduce(parts, axis=2).astype(np.uint8)
+    return found

@@ -32,7 +32,7 @@ def probe_model() -> bytes:
     x = ir.Value(name="x", type=FLOAT, shape=ir.Shape(["n"]))
     c = ir.tensor(np.array([10, 20, 30], np.float32), name="c")
     constant = ir.Value(name="c", type=FLOAT, shape=ir.Shape([3]), const_value=c)
-    attributes = {
+    attributes: dict[str, Any] = {
         "integer": 7, "number": 2.5, "text": "probe me", "integers": [1, 2, 3],
         "numbers": [3.0, 4.5],
     }  # fmt: skip
