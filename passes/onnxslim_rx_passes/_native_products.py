@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim_rx.analysis.constants import numbers
+from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import Skip
 from onnxslim_rx.rules import Scene
 from onnxslim_rx_passes._native_domain import DOMAIN, TYPES, NativeRule, as_vector, folds
@@ -55,7 +56,8 @@ class NativeBlockProduct(NativeRule):
         given = [x, *given, bias]
         made = {"K": k, "N": n, "bits": bits, "block_size": block}
         result = tape.op("QuantMatMul", _trimmed(given), made, domain=DOMAIN)
-        return scene.replace([node], tape, {node.outputs[0]: result})
+        old = [*(wrappers(values, node) if given[1] is not values and values else []), node]
+        return scene.replace(old, tape, {node.outputs[0]: result}, keep=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +142,11 @@ def _shaped(
     """A constant of this shape: `value` itself, or a copy with the same elements; or None."""
     if value is None or not folds(value):
         return None
-    if scene.facts.sizes(value) == shape:
+    maker = scene.sole(value, "Reshape")
+    source = None if maker is None else maker.inputs[0]
+    # what passes a Reshape for nobody else gets its shape now
+    alone = source is not None and constant(source) is not None and len(source.uses()) == 1
+    if scene.facts.sizes(value) == shape and not alone:
         return value
     array = numbers(value)
     if array is None or array.size != int(np.prod(shape)):

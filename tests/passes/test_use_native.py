@@ -499,3 +499,14 @@ def test_tied_weights_stay_one(rng) -> None:
     )
     after = check(build(text, weights), rng, ["QuantGather", "Reshape", "QuantMatMul"], 1e-5)
     assert after.graph.initializers["b"].const_value is not None
+
+
+def test_a_shape_that_a_constant_is_given_becomes_its_own(rng) -> None:
+    made = blocks(rng, 6, 64)
+    weights = {"b": made["b"].reshape(6, -1), "s": made["s"], "n": np.array([6, 2, 16])}
+    text = (
+        "g (float[N, 64] x) => (float[N, 6] y)"
+        f" {{ w = Reshape(b, n) y = {product(6, 64, inputs='x, w, s')} }}"
+    )
+    after = check(build(text, weights), rng, ["QuantMatMul"], 1e-5)
+    assert len(after.graph.initializers) == 2
