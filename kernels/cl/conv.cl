@@ -112,7 +112,8 @@ __kernel __attribute__((reqd_work_group_size(32, 1, 1))) void conv_table(
   const int c = k / taps, y = k % taps / KW, x = k % KW;
   // Beyond K: a row that no window has, also not the windows beyond N (they start at -2^29).
   table[k] = k < CIN / GROUP * taps
-                 ? (int4)(((c * H + y * DH) * W + x * DW) * (int)sizeof(real), y * DH, x * DW, 0)
+                 ? (int4)((int)((((uint)c * H + y * DH) * W + x * DW) * sizeof(real)), y * DH,
+                          x * DW, 0)
                  : (int4)(0, 1 << 30, 0, 0);
 }
 
@@ -213,7 +214,8 @@ __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void conv(
   const bool outside = n0 + tid % NWG >= N;
   const int window_y = outside ? -(1 << 29) : pixel / OW * SH - PT;
   const int window_x = pixel % OW * SW - PL;
-  const int start = (window_y * W + window_x) * (int)sizeof(real);  // wraps where outside: unread
+  // wraps where the window begins outside: then it is not read, or the table brings it back
+  const uint start = ((uint)window_y * (uint)W + (uint)window_x) * (uint)sizeof(real);
   const int row0 = SAME_IN_WAVE(tid / NWG * (KWG / X_ROWS));
 #endif
 
@@ -272,7 +274,7 @@ __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void conv(
       for (int l = 0; l < PER_ITEM(X_LOADS); ++l) {
         const int4 entry = entries[l];
         const bool in = (uint)(window_y + entry.y) < (uint)H && (uint)(window_x + entry.z) < (uint)W;
-        const uint at = in ? (uint)(start + entry.x) : 0u;
+        const uint at = in ? start + (uint)entry.x : 0u;
         const float got = real_get((const __global real*)((const __global char*)base + at), 0);
         held_x[l] = in ? got : 0.0f;
       }

@@ -6,6 +6,8 @@
 #include "base/error.h"
 #include "cpu/conv.h"
 #include "ops/checks.h"
+#include "ops/device_conv.h"
+#include "ops/on_device.h"
 #include "ops/reals.h"
 #include "ops/schema.h"
 #include "ops/spatial.h"
@@ -112,18 +114,19 @@ Shape outline(const Attributes& attributes, Span<const Shape> inputs) {
 
 class ConvChain final : public Operator {
  public:
-  explicit ConvChain(const NodeInfo& node) : activated_(node.attributes) {
+  explicit ConvChain(const NodeInfo& node)
+      : activated_(node.attributes), real_(type_at(node, kX)), bias_(node, kBias) {
     std::vector<Shape> shapes;
     for (std::size_t i = kFirstWeight; i < node.types.size(); ++i) {
       weights_.push_back(constant_at(node, i));
       shapes.push_back(weights_.back().shape);
+      device_weights_.emplace_back(node, i);
     }
     stages_ = stages_of(node.attributes, shapes);
-    has_bias_ = type_at(node, kBias) != Type::kNone;
   }
 
   std::vector<Shape> infer(Span<const Shape> inputs) const override {
-    if (has_bias_) require_shape("bias", inputs[kBias], {stages_.back().out_channels});
+    if (bias_.present()) require_shape("bias", inputs[kBias], {stages_.back().out_channels});
     return {shapes_through(stages_, inputs[kX]).back()};
   }
 
@@ -137,8 +140,11 @@ class ConvChain final : public Operator {
   Activated activated_;
   std::vector<Tensor> weights_;
   std::vector<cpu::ConvShape> stages_;  // without the sizes of an image
-  bool has_bias_ = false;
+  Type real_;
+  DeviceInput bias_;
+  std::vector<DeviceInput> device_weights_;
   std::vector<std::unique_ptr<cpu::PackedFilter>> packed_;
+  std::vector<std::unique_ptr<DeviceConv>> device_stages_;
 };
 
 void ConvChain::pack() {
@@ -167,13 +173,35 @@ void ConvChain::run(Threads& threads, Span<const Tensor> inputs, Span<const Tens
   out.store(threads);
 }
 
-void ConvChain::upload(opencl::Context&) {
-  throw Error(Code::kNotImplemented, "ConvChain has no OpenCL kernels in this build");
+void ConvChain::upload(opencl::Context& context) {
+  bias_.upload(context);
+  for (DeviceInput& one : device_weights_) one.upload(context);
+  for (std::size_t i = 0; i < stages_.size(); ++i) {
+    const bool last = i + 1 == stages_.size();
+    DeviceConv::Format format;
+    format.real = real_;
+    format.bits = bits_of(real_);
+    format.bias = last && bias_.present();
+    device_stages_.push_back(std::make_unique<DeviceConv>(context, stages_[i], format,
+                                                          last ? activated_ : Activated({})));
+  }
 }
 
-void ConvChain::enqueue(opencl::Stream&, Span<const opencl::DeviceTensor>,
-                        Span<const opencl::DeviceTensor>) const {
-  throw Error(Code::kNotImplemented, "ConvChain has no OpenCL kernels in this build");
+void ConvChain::enqueue(opencl::Stream& stream, Span<const opencl::DeviceTensor> inputs,
+                        Span<const opencl::DeviceTensor> outputs) const {
+  if (outputs[0].count() == 0) return;
+  const std::vector<Shape> shapes = shapes_through(stages_, inputs[kX].shape);
+  const opencl::Buffer& unused = stream.context().unused();
+  const opencl::Buffer& bias = bias_.buffer(stream, inputs);
+  opencl::DeviceTensor x = inputs[kX];
+  for (std::size_t i = 0; i < stages_.size(); ++i) {
+    const bool last = i + 1 == stages_.size();
+    const opencl::DeviceTensor y = last ? outputs[0] : stream.temporary(real_, shapes[i + 1]);
+    device_stages_[i]->enqueue(stream, sized(stages_[i], shapes[i]),
+                               {x.buffer, device_weights_[i].buffer(stream, inputs), unused, unused,
+                                bias, unused, y.buffer});
+    x = y;
+  }
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 #include "cpu/conv.h"
 #include "ops/block_weight.h"
 #include "ops/checks.h"
+#include "ops/device_conv.h"
+#include "ops/on_device.h"
 #include "ops/reals.h"
 #include "ops/schema.h"
 #include "ops/spatial.h"
@@ -52,12 +54,16 @@ class QuantConv final : public Operator {
       : attributes_(node.attributes),
         activated_(node.attributes),
         stage_(stage_of(node.attributes)),
-        weight_(node, kWeight, kScales, kZeros, -1, stage_.depth(), false) {
+        weight_(node, kWeight, kScales, kZeros, -1, stage_.depth(), false),
+        real_(type_at(node, kX)),
+        data_(node, kWeight),
+        scales_(node, kScales),
+        zeros_(node, kZeros),
+        bias_(node, kBias),
+        residual_(node, kResidual) {
     stage_.out_channels = weight_.rows();
     require(stage_.out_channels % stage_.group == 0, "the packed weight: found ",
             stage_.out_channels, " filters; expected a multiple of the ", stage_.group, " groups");
-    has_bias_ = type_at(node, kBias) != Type::kNone;
-    has_residual_ = type_at(node, kResidual) != Type::kNone;
   }
 
   std::vector<Shape> infer(Span<const Shape> inputs) const override;
@@ -74,15 +80,20 @@ class QuantConv final : public Operator {
   Activated activated_;
   cpu::ConvShape stage_;
   BlockWeight weight_;
-  bool has_bias_ = false;
-  bool has_residual_ = false;
+  Type real_;
+  DeviceInput data_;
+  DeviceInput scales_;
+  DeviceInput zeros_;
+  DeviceInput bias_;
+  DeviceInput residual_;
   std::optional<cpu::PackedQuantFilter> packed_;
+  std::unique_ptr<DeviceConv> device_;
 };
 
 std::vector<Shape> QuantConv::infer(Span<const Shape> inputs) const {
   const Shape y = outline(attributes_, inputs);
-  if (has_bias_) require_shape("bias", inputs[kBias], {weight_.rows()});
-  if (has_residual_) require_shape("residual", inputs[kResidual], y);
+  if (bias_.present()) require_shape("bias", inputs[kBias], {weight_.rows()});
+  if (residual_.present()) require_shape("residual", inputs[kResidual], y);
   return {y};
 }
 
@@ -98,13 +109,25 @@ void QuantConv::run(Threads& threads, Span<const Tensor> inputs, Span<const Tens
   out.store(threads);
 }
 
-void QuantConv::upload(opencl::Context&) {
-  throw Error(Code::kNotImplemented, "QuantConv has no OpenCL kernels in this build");
+void QuantConv::upload(opencl::Context& context) {
+  for (DeviceInput* one : {&data_, &scales_, &zeros_, &bias_, &residual_}) one->upload(context);
+  DeviceConv::Format format;
+  format.real = real_;
+  format.bits = weight_.bits();
+  format.block = weight_.block();
+  format.zeros = zeros_.present();
+  format.bias = bias_.present();
+  format.residual = residual_.present();
+  device_ = std::make_unique<DeviceConv>(context, stage_, format, activated_);
 }
 
-void QuantConv::enqueue(opencl::Stream&, Span<const opencl::DeviceTensor>,
-                        Span<const opencl::DeviceTensor>) const {
-  throw Error(Code::kNotImplemented, "QuantConv has no OpenCL kernels in this build");
+void QuantConv::enqueue(opencl::Stream& stream, Span<const opencl::DeviceTensor> inputs,
+                        Span<const opencl::DeviceTensor> outputs) const {
+  if (outputs[0].count() == 0) return;
+  device_->enqueue(stream, sized(stage_, inputs[kX].shape),
+                   {inputs[kX].buffer, data_.buffer(stream, inputs), scales_.buffer(stream, inputs),
+                    zeros_.buffer(stream, inputs), bias_.buffer(stream, inputs),
+                    residual_.buffer(stream, inputs), outputs[0].buffer});
 }
 
 }  // namespace
