@@ -164,7 +164,9 @@ def test_what_follows_moves_in(rng, tail) -> None:
 
 PLAIN = "g (float[N, 64] x) => (float[N, 12] y)"
 MORE = "g (float[N, 64] x, float[N, 12] r) => (float[N, 12] y)"
+TWO = "g (float[N, 64] x) => (float[N, 12] y, float[N, 12] e)"
 KEPT = {
+    "read by another": (TWO, "y = Relu(p) e = Neg(p)"),
     "read elsewhere": ("g (float[N, 64] x) => (float[N, 12] y, float[N, 12] p)", "y = Relu(p)"),
     "another shape": ("g (float[N, 64] x, float[1, 12] r) => (float[N, 12] y)", "y = Add(p, r)"),
     "more axes": ("g (float[N, 64] x) => (float[1, N, 12] y)", "y = Add(p, d)"),
@@ -185,7 +187,7 @@ def test_what_cannot_move_in_stays(rng, case) -> None:
     weights |= {"e": rng.standard_normal((3, 1)).astype(np.float32)}
     used = {n: a for n, a in weights.items() if f"{n}," in text or f"{n})" in text}
     left = {"behind": ["Add"], "two": ["Gelu"], "another": ["Elu"], "gate": ["Sigmoid", "Mul"]}
-    left |= {"read elsewhere": ["Relu"]}
+    left |= {"read elsewhere": ["Relu"], "read by another": ["Relu", "Neg"]}
     wanted = ["QuantMatMul", *left.get(case, ["Add"])]
     check(build(text, used, opset=20, ir_version=9), rng, wanted, 1e-5)
 
@@ -280,7 +282,9 @@ def test_gemms_with_integers(rng, form) -> None:
     check(build(text, weights), rng, ["QuantMatMul"])
 
 
-INTEGERS_KEPT = {
+INTEGERS_TWO = "g (float[N, 64] x) => (float[N, 12] y, float[N, 12] e)"
+KEPT = {
+    "read by another": (TWO, "y = Relu(p) e = Neg(p)"),
     "scaled": ("y = Gemm<alpha = 0.5>(x, d)", "scales"),
     "shared": ("y = MatMul(x, d) e = Neg(d)", "read elsewhere"),
     "rounded": ("y = MatMul(u, d)", "computed on integers"),
