@@ -282,9 +282,7 @@ def test_gemms_with_integers(rng, form) -> None:
     check(build(text, weights), rng, ["QuantMatMul"])
 
 
-INTEGERS_TWO = "g (float[N, 64] x) => (float[N, 12] y, float[N, 12] e)"
-KEPT = {
-    "read by another": (TWO, "y = Relu(p) e = Neg(p)"),
+INTEGERS_KEPT = {
     "scaled": ("y = Gemm<alpha = 0.5>(x, d)", "scales"),
     "shared": ("y = MatMul(x, d) e = Neg(d)", "read elsewhere"),
     "rounded": ("y = MatMul(u, d)", "computed on integers"),
