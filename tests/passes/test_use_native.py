@@ -164,9 +164,9 @@ def test_what_follows_moves_in(rng, tail) -> None:
 
 PLAIN = "g (float[N, 64] x) => (float[N, 12] y)"
 MORE = "g (float[N, 64] x, float[N, 12] r) => (float[N, 12] y)"
-TWO = "g (float[N, 64] x) => (float[N, 12] y, float[N, 12] e)"
+TWO = "g (float[N, 64] x) => (float[N, 12] y, float[N, 12] also)"
 KEPT = {
-    "read by another": (TWO, "y = Relu(p) e = Neg(p)"),
+    "read by another": (TWO, "y = Relu(p) also = Neg(p)"),
     "read elsewhere": ("g (float[N, 64] x) => (float[N, 12] y, float[N, 12] p)", "y = Relu(p)"),
     "another shape": ("g (float[N, 64] x, float[1, 12] r) => (float[N, 12] y)", "y = Add(p, r)"),
     "more axes": ("g (float[N, 64] x) => (float[1, N, 12] y)", "y = Add(p, d)"),
