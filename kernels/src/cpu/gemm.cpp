@@ -54,7 +54,7 @@ void gemm(Threads& threads, std::int64_t m, const float* a, const PackedMatrix& 
   if (m == 0 || b.n() == 0) return;
   if (m <= kFewRows) return few_rows(threads, m, a, b, y, epilogue);
   const RowsLeft left(a, b.k());
-  const PackedRight right(b.data(), b.k());
+  const PackedRight right(b.data(), b.k() * kPanel);
   const Product product = product_of(m, left, b, right, y, epilogue);
   run_products(threads, {&product, 1});
 }
@@ -80,8 +80,8 @@ void low_rank(Threads& threads, std::int64_t m, const float* a, const PackedMatr
   }
   const std::int64_t parts =
       count == 1 ? (m + kRows - 1) / kRows : std::max(2 * count, (m + kRows - 1) / kRows);
-  const PackedRight first(p.data(), p.k());
-  const PackedRight second(q.data(), rank);
+  const PackedRight first(p.data(), p.k() * kPanel);
+  const PackedRight second(q.data(), rank * kPanel);
   run_tasks(threads, std::min(parts, high), [&](std::int64_t part) {
     const Range strips = part_of(high, part, std::min(parts, high));
     const Range rows{strips.begin * kPanel, std::min(strips.end * kPanel, m)};

@@ -103,6 +103,28 @@ Cut cut_of(const Threads& threads, const Product& p, std::int64_t count) {
   return {std::clamp<std::int64_t>((each + columns - 1) / columns, 1, high), columns};
 }
 
+// Pieces that share columns would compute the same panels: they are computed once before, unless
+// that takes a lot of memory.
+constexpr std::int64_t kShared = 1 << 22;  // numbers
+
+bool shares(const Cut& cut, Span<const Product> products) {
+  const Product& p = products[0];
+  return cut.rows > 1 && products.size() == 1 && p.right->computed() &&
+         panels(p.n) * kPanel * p.k <= kShared;
+}
+
+void run_pieces(Threads& threads, const Cut& cut, Span<const Product> products) {
+  const auto count = static_cast<std::int64_t>(products.size());
+  run_tasks(threads, count * cut.rows * cut.columns, [&](std::int64_t task) {
+    const Product& p = products[static_cast<std::size_t>(task / (cut.rows * cut.columns))];
+    const Range strips =
+        part_of((p.m + kPanel - 1) / kPanel, task / cut.columns % cut.rows, cut.rows);
+    Piece(p, {strips.begin * kPanel, std::min(strips.end * kPanel, p.m)},
+          part_of(panels(p.n), task % cut.columns, cut.columns))
+        .run();
+  });
+}
+
 }  // namespace
 
 void run_finish(const Epilogue& e, bool bias_by_row, Range rows, Range columns, std::int64_t n,
@@ -124,14 +146,18 @@ void run_products(Threads& threads, Span<const Product> products) {
   if (products.empty() || products[0].m == 0 || products[0].n == 0) return;
   const auto count = static_cast<std::int64_t>(products.size());
   const Cut cut = cut_of(threads, products[0], count);
-  run_tasks(threads, count * cut.rows * cut.columns, [&](std::int64_t task) {
-    const Product& p = products[static_cast<std::size_t>(task / (cut.rows * cut.columns))];
-    const Range strips =
-        part_of((p.m + kPanel - 1) / kPanel, task / cut.columns % cut.rows, cut.rows);
-    Piece(p, {strips.begin * kPanel, std::min(strips.end * kPanel, p.m)},
-          part_of(panels(p.n), task % cut.columns, cut.columns))
-        .run();
+  if (!shares(cut, products)) return run_pieces(threads, cut, products);
+  Product shared = products[0];
+  const std::int64_t wide = panels(shared.n);
+  const Scratch scratch(wide * kPanel * shared.k + kPanel * (wide + 1));
+  const std::int64_t stride = kPanel * (shared.k + 1);  // a panel may be written beyond its end
+  run_ranges(threads, wide, static_cast<double>(kPanel * shared.k), [&](Range part) {
+    for (std::int64_t panel = part.begin; panel < part.end; ++panel)
+      shared.right->block({panel, panel + 1}, {0, shared.k}, scratch.data() + panel * stride);
   });
+  const PackedRight right(scratch.data(), stride);
+  shared.right = &right;
+  run_pieces(threads, cut, {&shared, 1});
 }
 
 }  // namespace rx::cpu

@@ -81,15 +81,16 @@ class RowsLeft final : public Left {
 // Panels that were packed before.
 class PackedRight final : public Right {
  public:
-  PackedRight(const float* panels, std::int64_t k) : panels_(panels), k_(k) {}
+  // `stride`: numbers from a panel to the next one.
+  PackedRight(const float* panels, std::int64_t stride) : panels_(panels), stride_(stride) {}
   bool computed() const override { return false; }
   Block block(Range panels, Range k, float*) const override {
-    return {panels_ + (panels.begin * k_ + k.begin) * kPanel, k_ * kPanel};
+    return {panels_ + panels.begin * stride_ + k.begin * kPanel, stride_};
   }
 
  private:
   const float* panels_;
-  std::int64_t k_;
+  std::int64_t stride_;
 };
 
 }  // namespace rx::cpu

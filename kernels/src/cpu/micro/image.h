@@ -60,98 +60,88 @@ void add_margin(const Margin& m) {
   }
 }
 
-// The taps of a filter: 9 stay in registers, more are read again for each vector.
-template <int kTaps>
-class Taps {
- public:
-  explicit Taps(const TapPlane& t) {
-    for (int tap = 0; tap < kTaps; ++tap) {
-      weights_[tap] = splat(t.taps[tap * t.step]);
-      offsets_[tap] = t.offsets[tap];
-    }
+constexpr int kTogether = 4;
+
+// Four vectors of sums at once: each tap is read once for all of them.
+inline void tap_vectors(const TapPlane& t, const float* const* from, Floats* sums) {
+  for (int v = 0; v < kTogether; ++v) sums[v] = Floats{};
+  const float *x0 = from[0], *x1 = from[1], *x2 = from[2], *x3 = from[3];
+  const float* weight = t.taps;
+  for (std::int64_t tap = 0; tap < t.count; ++tap, weight += t.step) {
+    const std::int64_t offset = t.offsets[tap];
+    const Floats w = splat(*weight);
+    sums[0] += w * load(x0 + offset);
+    sums[1] += w * load(x1 + offset);
+    sums[2] += w * load(x2 + offset);
+    sums[3] += w * load(x3 + offset);
   }
-  Floats weight(std::int64_t tap) const { return weights_[tap]; }
-  std::int64_t offset(std::int64_t tap) const { return offsets_[tap]; }
-  std::int64_t count() const { return kTaps; }
+}
 
- private:
-  Floats weights_[kTaps];
-  std::int64_t offsets_[kTaps];
-};
-
-template <>
-class Taps<0> {
+// Collects vectors, in one row or in several, and computes them by fours.
+class TapVectors {
  public:
-  explicit Taps(const TapPlane& t) : t_(t) {}
-  Floats weight(std::int64_t tap) const { return splat(t_.taps[tap * t_.step]); }
-  std::int64_t offset(std::int64_t tap) const { return t_.offsets[tap]; }
-  std::int64_t count() const { return t_.count; }
+  explicit TapVectors(const TapPlane& t) : t_(t), end_(t.y + t.rows * t.columns) {}
+
+  void add(const float* from, float* to) {
+    from_[count_] = from;
+    to_[count_] = to;
+    if (++count_ == kTogether) flush();
+  }
+
+  // In the order they came in: a vector may reach into what a later one writes, but not beyond y.
+  void flush() {
+    if (count_ == 0) return;
+    for (int v = count_; v < kTogether; ++v) from_[v] = from_[0];
+    Floats sums[kTogether];
+    tap_vectors(t_, from_, sums);
+    for (int v = 0; v < count_; ++v) {
+      const std::int64_t left = end_ - to_[v];
+      if (left >= kLanes)
+        store(to_[v], sums[v]);
+      else
+        store_some(to_[v], sums[v], left);
+    }
+    count_ = 0;
+  }
 
  private:
   const TapPlane& t_;
+  const float* end_;
+  int count_ = 0;
+  const float* from_[kTogether];
+  float* to_[kTogether];
 };
-
-template <int kVectors, typename Taps>
-inline void tap_vectors(const Taps& taps, const float* x, Floats* sums) {
-  for (int v = 0; v < kVectors; ++v) sums[v] = Floats{};
-  const std::int64_t count = taps.count();
-#pragma GCC unroll 9
-  for (std::int64_t tap = 0; tap < count; ++tap) {
-    const Floats weight = taps.weight(tap);
-    const float* from = x + taps.offset(tap);
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sums[v] += weight * load(from + v * kLanes);
-  }
-}
-
-template <int kVectors, typename Taps>
-inline std::int64_t tap_some(const Taps& taps, const float* x, float* y, std::int64_t at,
-                             std::int64_t columns) {
-  Floats sums[kVectors];
-  for (; at + kVectors * kLanes <= columns; at += kVectors * kLanes) {
-    tap_vectors<kVectors>(taps, x + at, sums);
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) store(y + at + v * kLanes, sums[v]);
-  }
-  return at;
-}
 
 // The last vector of a row reaches back over numbers that are there already; that of a narrow image
 // reaches into the next row, which is written after it.
-template <int kTaps>
 inline void tap_rows(const TapPlane& t) {
-  const Taps<kTaps> taps(t);
+  TapVectors vectors(t);
   const float* x = t.x;
   float* y = t.y;
-  const float* const end = t.y + t.rows * t.columns;
   for (std::int64_t row = 0; row < t.rows; ++row, x += t.down, y += t.columns) {
-    std::int64_t at = tap_some<4>(taps, x, y, 0, t.columns);
-    at = tap_some<1>(taps, x, y, at, t.columns);
+    std::int64_t at = 0;
+    for (; at + kLanes <= t.columns; at += kLanes) vectors.add(x + at, y + at);
     if (at == t.columns) continue;
-    if (t.columns >= kLanes) at = t.columns - kLanes;
-    Floats sums[1];
-    tap_vectors<1>(taps, x + at, sums);
-    if (end - (y + at) >= kLanes)
-      store(y + at, sums[0]);
-    else
-      store_some(y + at, sums[0], t.columns - at);
+    if (at != 0) at = t.columns - kLanes;
+    vectors.add(x + at, y + at);
   }
+  vectors.flush();
 }
 
 // Several rows of a narrow image in one vector, what lies between them included.
 inline void tap_narrow(const TapPlane& t) {
-  constexpr std::int64_t kWide = 4 * kLanes;
+  constexpr std::int64_t kWide = kTogether * kLanes;
   float flat[4 * kWide];
-  const Taps<0> taps(t);
   const std::int64_t together = 2 * kWide / t.down;
   for (std::int64_t first = 0; first < t.rows; first += together) {
     const std::int64_t rows = least(together, t.rows - first);
     const std::int64_t size = (rows - 1) * t.down + t.columns;
     for (std::int64_t at = 0; at < size; at += kWide) {
-      Floats sums[4];
-      tap_vectors<4>(taps, t.x + first * t.down + at, sums);
-#pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) store(flat + at + v * kLanes, sums[v]);
+      const float* const x = t.x + first * t.down + at;
+      const float* const from[kTogether] = {x, x + kLanes, x + 2 * kLanes, x + 3 * kLanes};
+      Floats sums[kTogether];
+      tap_vectors(t, from, sums);
+      for (int v = 0; v < kTogether; ++v) store(flat + at + v * kLanes, sums[v]);
     }
     float* y = t.y + first * t.columns;
     for (std::int64_t row = 0; row < rows; ++row, y += t.columns)
@@ -159,13 +149,8 @@ inline void tap_narrow(const TapPlane& t) {
   }
 }
 
-template <int kTaps>
-inline void taps_of(const TapPlane& t) {
-  t.columns < kLanes&& t.down < kLanes ? tap_narrow(t) : tap_rows<kTaps>(t);
-}
-
 void tap_plane(const TapPlane& t) {
-  t.count == 9 ? taps_of<9>(t) : taps_of<0>(t);
+  t.columns < kLanes&& t.down < kLanes ? tap_narrow(t) : tap_rows(t);
 }
 
 }  // namespace

@@ -59,8 +59,7 @@ class Decoder<8, kZeros> {
  public:
   explicit Decoder(const float* zeros) : zero_(kZeros ? load(zeros) : Floats{}) {}
   Floats at(const std::int8_t* bytes) const {
-    const Floats value =
-        __builtin_convertvector(__builtin_convertvector(load_as<Bytes>(bytes), Ints), Floats);
+    const Floats value = floats_of(bytes);
     return kZeros ? value - zero_ : value;
   }
 
