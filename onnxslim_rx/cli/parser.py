@@ -273,22 +273,17 @@ def _add_bench(verbs: _Verbs[Parser]) -> None:
     add_output(parser)
 
 
+_DEVICES = """\
+List the processor and every OpenCL device: what it is called, its driver, compute units and
+memory, which families of kernels are tuned for it, and whether a few small products come out
+right on it (the self-test, at most two seconds each; exit code 1 where one fails). Where no driver
+is installed, 'pip install onnxslim-rx[opencl]' gives an OpenCL device for the processor."""
+
+
 def _add_devices(verbs: _Verbs[Parser]) -> None:
-    parser = _verb(
-        verbs,
-        "devices",
-        "",
-        "list the devices that models can run on here",
-        "List the processor and every OpenCL device: what it is called, its driver, compute units\n"
-        "and memory, which families of kernels are tuned for it, and whether a few small\n"
-        "products come out right on it (the self-test, about two seconds each).\n\n"
-        "Where no driver is installed, 'pip install onnxslim-rx[opencl]' gives an OpenCL device\n"
-        "for the processor. Exit code 1: a self-test failed.",
-        f"  {PROG} devices\n  {PROG} devices --json - --no-selftest",
-    )
-    parser.add_argument(
-        "--no-selftest", action="store_true", help="only look, compute nothing on the devices"
-    )
+    text, examples = "list the devices that models can run on here", f"  {PROG} devices"
+    parser = _verb(verbs, "devices", "", text, _DEVICES, examples)
+    parser.add_argument("--no-selftest", action="store_true", help="only look, compute nothing")
     add_output(parser)
 
 
