@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 
-__all__ = ["Argument", "Instruction", "Kernel", "parse"]
+__all__ = ["Argument", "Instruction", "Kernel", "instruction", "parse"]
 
 # what the hardware puts in the first scalar registers, in this order: name, registers
 _USER = (
@@ -145,11 +145,12 @@ def _code(body: str) -> tuple[tuple[Instruction, ...], dict[str, int]]:
         if label:
             labels[label[1]] = len(code)
         elif line and not line.startswith("."):
-            code.append(_instruction(line))
+            code.append(instruction(line))
     return tuple(code), labels
 
 
-def _instruction(line: str) -> Instruction:
+def instruction(line: str) -> Instruction:
+    """One line of assembly, without comments."""
     mnemonic, _, rest = line.partition(" ")
     found = re.fullmatch(r"(\w+?)(?:_(e32|e64|sdwa|dpp))?", mnemonic)
     assert found is not None, "a mnemonic is a word"
