@@ -7,27 +7,31 @@ layers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx import registry
-from onnxslim_rx.calibration import Dataset, Samples, Split, collect
-from onnxslim_rx.ir import digest
-from onnxslim_rx.passbase import CompressionPass, Layer, RewritePass
+from onnxslim_rx.calibration import Dataset, Samples, Split, collect, fed
+from onnxslim_rx.ir import clone, digest
+from onnxslim_rx.passbase import CompressionPass, Layer, PassContext, RewritePass
 from onnxslim_rx.pipeline import OPTIONAL
-from onnxslim_rx.planner import apply_plan
+from onnxslim_rx.planner import Recorded, apply_plan
 from onnxslim_rx.plans import Budget, LayerPlan
-from onnxslim_rx.runtime import Runner
+from onnxslim_rx.runtime import Runner, evaluate
 from onnxslim_rx.targets import Target
 from onnxslim_rx.verify import compare_runs
 
-__all__ = ["Losses", "helpers"]
+__all__ = ["Losses", "helpers", "informed", "loss_of", "rewritten"]
 
 _CLEARLY = 0.9  # what is measured on few samples counts as less below this ratio
 _LEAST = 1e-4  # a smaller loss (1 - cosine) needs no help
-_CALIBRATE, _SELECT = 32, 16  # samples
+_CALIBRATE, _SELECT, _TUNE = 32, 16, 48  # samples
 
 
 def helpers(passes: Mapping[str, CompressionPass]) -> dict[str, CompressionPass]:
@@ -39,6 +43,71 @@ def helpers(passes: Mapping[str, CompressionPass]) -> dict[str, CompressionPass]
         if issubclass(one := known[name], RewritePass)
     }
     return {name: helped for name, helped in found.items() if helped is not None}
+
+
+def informed(name: str, model: ir.Model, data: Dataset, target: Target) -> RewritePass | None:
+    """The optional pass `name` with what it makes of the largest values of channels.
+
+    Args:
+        name: of the pass.
+        model: the cleaned model; not changed.
+        data: samples, each of which is run once.
+        target: the device profile.
+
+    Returns:
+        None where the pass asks for nothing, or has no use for what was found.
+
+    Raises:
+        InputError: the data does not fit, or onnxruntime fails.
+    """
+    one = registry.make(name)
+    if not isinstance(one, RewritePass):
+        return None
+    context = _context(model, target)
+    names = one.measures(model, context)
+    return one.measured(model, context, _peaks(model, names, data)) if names else None
+
+
+def rewritten(one: RewritePass, model: ir.Model, target: Target) -> ir.Model:
+    """A copy of `model`, treated by a pass that calibration told what to do."""
+    copy = clone(model)
+    return one(copy, _context(copy, target)).model
+
+
+def loss_of(reference: Runner, parts: Split, budget: Budget) -> Callable[[ir.Model], float]:
+    """What says of a model what it loses, on a few of the samples that may be fitted to."""
+    outputs = budget.outputs
+    right = Recorded(reference, _few(parts.calibrate, _TUNE))
+
+    def loss(model: ir.Model) -> float:
+        comparison = compare_runs(right, Runner(model), right.data, outputs=outputs)
+        return math.inf if comparison.failures else 1.0 - comparison.cosine(outputs=outputs)
+
+    return loss
+
+
+def _context(model: ir.Model, target: Target) -> PassContext:
+    return PassContext(functools.partial(evaluate, opset_imports=model.opset_imports), target)
+
+
+def _peaks(model: ir.Model, names: Sequence[str], data: Dataset) -> dict[str, npt.NDArray[Any]]:
+    """The largest value of each channel, by tensor; tensors themselves are never kept."""
+    copy, found = clone(model), dict[str, npt.NDArray[Any]]()
+    made = {str(value.name): value for node in copy.graph for value in node.outputs}
+    pools = {}
+    for number, name in enumerate(names):
+        pool = ir.node("GlobalMaxPool", [made[name]])
+        pool.outputs[0].name = f"rx.peak.{number}"
+        pool.outputs[0].type = made[name].type
+        copy.graph.append(pool)
+        copy.graph.outputs.append(pool.outputs[0])
+        pools[str(pool.outputs[0].name)] = name
+    runner = Runner(copy, outputs=list(pools))
+    for number in range(len(data)):
+        for pooled, array in runner(fed(data[number], runner.inputs)).items():
+            name, peaks = pools[pooled], np.asarray(array).max(axis=0).reshape(-1)
+            found[name] = np.maximum(found[name], peaks) if name in found else peaks
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxslim_rx import registry
-from onnxslim_rx.aids import Losses, helpers
+from onnxslim_rx.aids import Losses, helpers, informed, loss_of, rewritten
 from onnxslim_rx.calibration import MEMORY_BYTES, Calibration
 from onnxslim_rx.dequantization import dequantized, hint, outcome_notes
 from onnxslim_rx.errors import BudgetError, InputError
@@ -19,7 +20,7 @@ from onnxslim_rx.ir import ModelLike, digest, load
 from onnxslim_rx.manager import JournalEntry
 from onnxslim_rx.metrics import Metric, load_metric
 from onnxslim_rx.native_form import native_target, to_native
-from onnxslim_rx.passbase import CompressionPass, LayerStatistics, Skipped
+from onnxslim_rx.passbase import CompressionPass, LayerStatistics, RewritePass, Skipped
 from onnxslim_rx.pipeline import CLEAN, clean
 from onnxslim_rx.planner import (
     Choice,
@@ -36,6 +37,7 @@ from onnxslim_rx.planner import (
     measure_latencies,
     refit,
     solve,
+    tune,
     unbeaten,
 )
 from onnxslim_rx.plans import Budget, Plan
@@ -138,6 +140,7 @@ class _Run(Phased):
         super().__init__()
         self.notes: list[str] = []
         self.blind = True
+        self.measured: dict[str, dict[str, Any]] = {}
         self.also = tuple(dict.fromkeys((*options.also, *(plan.also if plan else ()))))
 
     def outcome(self) -> Outcome:
@@ -168,6 +171,10 @@ class _Run(Phased):
         if self.plan is None and not self.blind:
             with self.phase("equalize"):
                 journal = self.aided(journal)
+                self.informed()
+        elif self.plan is not None:
+            for name, settled in self.plan.measured.items():
+                self.use(name, registry.make(name, settled))
         count = flops_counter(self.parts.select[0])
         self.limits = CostLimits(
             self.original if path is None else path,
@@ -242,6 +249,29 @@ class _Run(Phased):
                 self.also = before
         return journal
 
+    def informed(self) -> None:
+        """The same for what such passes make of the largest values of channels."""
+        for name, helped in helpers(self.compression_passes()).items():
+            if name in self.options.skip:
+                continue
+            one = informed(name, self.cleaned, self.parts.calibrate, self.target)
+            if one is None:
+                continue
+            losses = Losses(helped, self.reference, self.parts, self.budget, self.target)
+            note = losses.less(self.cleaned, rewritten(one, self.cleaned, self.target))
+            if note:
+                self.use(name, one)
+                self.tell(f"The pass {name} was used with what calibration measured: {note}.")
+
+    def use(self, name: str, one: registry.Pass) -> None:
+        """A rewrite with options that calibration settled."""
+        if not isinstance(one, RewritePass):
+            raise InputError(f"the plan says that {name} is a rewrite", expected="one that is")
+        self.cleaned = rewritten(one, self.cleaned, self.target)
+        self.measured[name] = {
+            field.name: getattr(one, field.name) for field in dataclasses.fields(one)
+        }
+
     def least_opset(self) -> int:
         """The version of the standard operators that the passes in play emit."""
         if self.plan is not None:
@@ -285,6 +315,10 @@ class _Run(Phased):
                 for unit in units:
                     unit.choices = [c for c in unit.choices if safe_without_data(c)]
         units = [unit for unit in units if len(unit.choices) > 1]
+        if not self.blind:
+            with self.phase("tune"):
+                loss = functools.partial(loss_of, self.reference, self.parts, self.budget)
+                tune(self.cleaned, units, passes, stats, loss)
         # not on the samples that the factors were fitted to
         select, cache = self.parts.select, self.options.cache
         with self.phase("measure latency"):
@@ -375,6 +409,7 @@ class _Run(Phased):
             min_onnxruntime=least_onnxruntime(model),
             opset=self.least_opset(),
             also=self.also,
+            measured=self.measured,
         )
         overridable = sum("also a graph input" in entry.why for entry in skipped)
         if overridable:

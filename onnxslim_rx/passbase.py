@@ -115,6 +115,19 @@ class RewritePass:
     def ensures(self, model: ir.Model) -> None:
         """Check the postcondition; raise `PassError` where it does not hold."""
 
+    def measures(self, model: ir.Model, ctx: PassContext) -> Sequence[str]:
+        """Tensors of the main graph whose largest values by channel the pass can make use of.
+
+        They have a batch, channels, and at least one axis more.
+        """
+        return ()
+
+    def measured(
+        self, model: ir.Model, ctx: PassContext, peaks: Mapping[str, Array]
+    ) -> RewritePass | None:
+        """The pass with what follows from them among its options; None where nothing does."""
+        return None
+
     def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """Rewrite `model`, in place or into a new object."""
         raise NotImplementedError(f"{type(self).__name__} does not implement __call__")
@@ -199,6 +212,15 @@ class CompressionPass:
     ) -> Iterable[Candidate]:
         """Ways to treat `layer` that the target allows, each with predicted error and cost."""
         raise NotImplementedError(f"{type(self).__name__} does not implement candidates")
+
+    def variants(self, layer: Layer, stage: Stage) -> Sequence[Stage]:
+        """Stages that cost what `stage` does, of which only a whole network tells the best.
+
+        The planner tries them with all layers treated, goes on from what is better, and offers
+        that instead of the candidates. Of equal stages none is tried; the same place in the
+        sequence means a step in the same direction.
+        """
+        return ()
 
     def transform(
         self, layer: Layer, stage: Stage, factors: Factors, stats: LayerStatistics | None

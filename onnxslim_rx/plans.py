@@ -128,6 +128,7 @@ class Plan:
             calibration data.
         opset: version of the standard operators that the model is brought to first; 0: none.
         also: optional passes of the clean-up that were used.
+        measured: optional passes that ran after it, by name, with options that calibration settled.
     """
 
     model_digest: str
@@ -139,6 +140,7 @@ class Plan:
     refit: bool = False
     opset: int = 0
     also: tuple[str, ...] = ()
+    measured: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def changes(self) -> tuple[LayerPlan, ...]:
@@ -166,6 +168,8 @@ class Plan:
             "also": list(self.also),
             "budget": dict(self.budget),
         }
+        if self.measured:
+            head["measured"] = {name: dict(options) for name, options in self.measured.items()}
         return tomli_w.dumps({**head, "layer": layers})
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -199,7 +203,7 @@ class Plan:
                 "layer": list,
             },
             origin,
-            {"refit": bool, "opset": int, "also": list},
+            {"refit": bool, "opset": int, "also": list, "measured": dict},
         )
         if table["schema_version"] != SCHEMA_VERSION:
             raise InputError(
@@ -221,6 +225,7 @@ class Plan:
             refit=table.get("refit", False),
             opset=table.get("opset", 0),
             also=tuple(map(str, table.get("also", ()))),
+            measured=table.get("measured", {}),
         )
 
     @classmethod

@@ -13,6 +13,8 @@ from onnxslim_rx.planner.make import solve
 from onnxslim_rx.planner.options import Choice, Unit, find_units
 from onnxslim_rx.planner.pareto import unbeaten
 from onnxslim_rx.planner.problem import Outcome, Problem, Trial
+from onnxslim_rx.planner.recorded import Recorded
+from onnxslim_rx.planner.tuning import tune
 
 __all__ = [
     "Choice",
@@ -20,6 +22,7 @@ __all__ = [
     "Judge",
     "Outcome",
     "Problem",
+    "Recorded",
     "Refitted",
     "Rounding",
     "Trial",
@@ -31,5 +34,6 @@ __all__ = [
     "measure_latencies",
     "refit",
     "solve",
+    "tune",
     "unbeaten",
 ]

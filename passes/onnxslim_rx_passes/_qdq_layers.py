@@ -11,9 +11,9 @@ from onnxslim_rx.ir import constant
 from onnxslim_rx.passbase import Layer, Skipped, weight_layers
 from onnxslim_rx_passes._complex_parts import why_not_one_scale
 from onnxslim_rx_passes._linear import tensor_of
-from onnxslim_rx_passes._qdq_grids import bounds_of
+from onnxslim_rx_passes._qdq_grids import CLAMPS, bounds_of
 
-__all__ = ["bias_value", "static_layers"]
+__all__ = ["bias_value", "made_by_conv", "static_layers"]
 
 _KINDS = {
     "linear": "linear",
@@ -121,3 +121,11 @@ def _why_not_conv(layer: Layer) -> str | None:
         if not low <= 0 <= high:  # NaN as well
             return "the bounds of its Clip are computed, or do not include 0"
     return None
+
+
+def made_by_conv(value: ir.Value) -> bool:
+    """Whether a Conv makes it, also through the Relu or Clip behind it."""
+    node = value.producer()
+    if node is not None and node.domain == "" and node.op_type in CLAMPS:
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    return node is not None and (node.op_type, node.domain) == ("Conv", "")

@@ -58,7 +58,7 @@ class Unit:
             return Skip("the weight has NaN or infinity")
         dtype = ACTIVATIONS[str(stage.options["activations"])]
         method = str(stage.options["method"])
-        entering = grid_of(stats.entering, method, dtype)
+        entering = grid_of(stats.entering, str(stage.options.get("entering", method)), dtype)
         leaving = None
         if layer.op == "Conv" and stats.leaving is not None:
             leaving = grid_of(stats.leaving, method, dtype)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -11,13 +12,16 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim_rx.analysis.facts import Facts
+from onnxslim_rx.errors import InputError
 from onnxslim_rx.ir import nodes
 from onnxslim_rx.passbase import PassContext, PassResult, RewritePass, Skipped
 from onnxslim_rx.rewriter import Editor
 from onnxslim_rx.rules import Scene
+from onnxslim_rx_passes._channel_changes import Change
+from onnxslim_rx_passes._channel_raises import carry_out, exponents_of, raisable
 from onnxslim_rx_passes._equalization import exponents_between, imbalance
 from onnxslim_rx_passes._products import PRODUCTS, Product, product
-from onnxslim_rx_passes._weights import fused_name, tensor_of
+from onnxslim_rx_passes._weights import Array, tensor_of
 
 __all__ = ["Equalize"]
 
@@ -45,16 +49,54 @@ class Equalize(RewritePass):
     are computed or shared; what would not be exact. Rows whose ranges would not become more alike
     stay as they are.
 
-    Source: Nagel et al., ICCV 2019.
+    With `raises`, instead: channels that stay far below the upper end of a Clip (6 of ReLU6)
+    between two convolutions are made larger, so that they use more of the integers that stand for
+    0 to the upper end. That is exact as long as they stay there, and cuts off what does not; so
+    there is a margin above the largest value that calibration saw, and results must be verified.
+
+    Args:
+        raises: by the name of what leaves such a Clip, a digit for each channel: by which power of
+            two it is raised.
+
+    Raises:
+        InputError: `raises` has something else than digits.
+
+    Source: Nagel et al., ICCV 2019; raises by measured peaks are ours.
     """
 
     name: ClassVar[str] = "equalize"
     helps: ClassVar[str] = "quantize-static"
+    raises: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        # a plan is somebody's file: what is in it need not be text
+        known = list(self.raises.values()) if hasattr(self.raises, "values") else [None]
+        if not all(re.fullmatch(r"[0-9]+", str(digits)) for digits in known):
+            raise InputError(
+                f"{self.name} has raises = {str(self.raises)[:60]!r}",
+                expected="a string of digits for each tensor",
+            )
+
+    def measures(self, model: ir.Model, ctx: PassContext) -> Sequence[str]:
+        """What leaves the Clips between two convolutions."""
+        return list(raisable(Scene(model, ctx.facts or Facts(model), ctx.target)))
+
+    def measured(
+        self, model: ir.Model, ctx: PassContext, peaks: Mapping[str, Array]
+    ) -> Equalize | None:
+        """With the powers of two that `peaks` leave room for; None: with none."""
+        links = raisable(Scene(model, ctx.facts or Facts(model), ctx.target))
+        raises = {name: exponents_of(links[name], peak) for name, peak in peaks.items()}
+        raises = {name: digits for name, digits in raises.items() if digits.strip("0")}
+        return dataclasses.replace(self, raises=raises) if raises else None
 
     def __call__(self, model: ir.Model, ctx: PassContext) -> PassResult:
         """See `RewritePass`; works in place."""
         scene = Scene(model, ctx.facts or Facts(model), ctx.target)
         skipped: list[Skipped] = []
+        if self.raises:
+            rewritten = carry_out(self.raises, scene, skipped)
+            return PassResult(model, rewritten > 0, rewritten, tuple(skipped))
         links = dict(_links(model, scene, skipped))
         behind = {link.first.node for link in links.values()}
         editor, rewritten = Editor(model), 0
@@ -164,9 +206,9 @@ def _equalized(row: Sequence[_Link], scene: Scene, editor: Editor, skipped: list
             scales = np.exp2(-exponents[number].astype(np.float64))
             factor = np.multiply(factor, layer.by_output(scales))
             biases = [*row[number].adds, *([(layer.node, 2)] if layer.bias is not None else [])]
-            changes += [_Change.of(node, index, scales, scene) for node, index in biases]
+            changes += [Change.of(node, index, scales, scene) for node, index in biases]
         place = 0 if layer.on_left else 1
-        changes.append(_Change.of(layer.node, place, factor, scene))
+        changes.append(Change.of(layer.node, place, factor, scene))
     if not all(change.is_exact for change in changes):
         skipped.append(Skipped(_name(row[-1].second.node), "a weight would leave its type's range"))
         return False
@@ -190,38 +232,3 @@ def _sizes(layer: Product) -> Matrix:
 
 def _name(node: ir.Node) -> str:
     return node.name or str(node.outputs[0].name)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Change:
-    """Another constant for one input of a node, float64, and the type that it is stored in."""
-
-    node: ir.Node
-    index: int
-    array: Matrix
-    dtype: ir.DataType
-
-    @classmethod
-    def of(cls, node: ir.Node, index: int, factor: Matrix, scene: Scene) -> _Change:
-        """The constant times powers of two."""
-        tensor = tensor_of(node.inputs[index], scene)
-        assert tensor is not None  # it was looked at when the link was found
-        return cls(node, index, tensor.numpy().astype(np.float64) * factor, tensor.dtype)
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the type holds every entry."""
-        with np.errstate(over="ignore"):
-            stored = self.array.astype(self.dtype.numpy()).astype(np.float64)
-        return bool((stored == self.array).all())
-
-    def carry_out(self, editor: Editor) -> None:
-        """Let the node read it."""
-        old, graph = self.node.inputs[self.index], self.node.graph
-        assert old is not None  # a constant was found there
-        assert graph is not None  # the node belongs to one
-        array = self.array.astype(self.dtype.numpy())
-        name = fused_name(old, f"{self.node.op_type}.weight")
-        new = editor.constant(graph, ir.tensor(array, dtype=self.dtype), name)
-        self.node.replace_input_with(self.index, new)
-        editor.remove_unused([old])

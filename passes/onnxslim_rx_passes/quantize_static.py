@@ -8,7 +8,7 @@ QLinearAdd and so on.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
@@ -28,8 +28,9 @@ from onnxslim_rx.quant import dequantize, quantize_symmetric
 from onnxslim_rx.targets import Target
 from onnxslim_rx_passes._channel_axes import channel_axes
 from onnxslim_rx_passes._option_checks import check_least, check_word
+from onnxslim_rx_passes._qdq_cuts import cuts_beside
 from onnxslim_rx_passes._qdq_grids import ACTIVATIONS, METHODS, range_method
-from onnxslim_rx_passes._qdq_layers import static_layers
+from onnxslim_rx_passes._qdq_layers import made_by_conv, static_layers
 from onnxslim_rx_passes._qdq_nodes import FLOAT, emit_layer, emit_pair, emit_rest
 from onnxslim_rx_passes._qdq_pairs import lay_out
 from onnxslim_rx_passes._qdq_units import Unit
@@ -59,7 +60,9 @@ class QuantizeStatic(CompressionPass):
         activations: "u8", "s8" or "u16". On x86 "u8": ONNX Runtime does not fuse all of "s8"
             there. With "u16" (opset 21) it has no kernels on CPUs, and computes in floating point.
         method: how ranges are found, see `quant.find_range`; "percentile-99.9" says how many
-            percent; None: those that were best on MiniLM and on MobileNetV2 are offered.
+            percent; None: those that were best on MiniLM and on MobileNetV2 are offered, and those
+            of convolutions are tuned together.
+        entering: the same of what enters layers alone; None: as `method`.
         bits: of weights, 7 or 8. x86 processors without VNNI add two products in 16 bits, which
             overflow where weights have 8 bits: take 7 for those.
         min_elements: weights with fewer entries are left alone.
@@ -76,6 +79,7 @@ class QuantizeStatic(CompressionPass):
     needs_opset: ClassVar[int] = 13
     activations: str = "u8"
     method: str | None = None
+    entering: str | None = None
     bits: int = 8
     min_elements: int = 1
 
@@ -83,13 +87,15 @@ class QuantizeStatic(CompressionPass):
         check_word(self, "activations", tuple(ACTIVATIONS))
         check_word(self, "bits", (7, 8))
         check_least(self, "min_elements")
-        try:
-            range_method(self.method or METHODS[0])
-        except ValueError as error:
-            raise InputError(
-                f"{self.name} has method = {self.method!r}",
-                expected=", ".join(METHODS) + ", or such as percentile-99.9",
-            ) from error
+        for option in ("method", "entering"):
+            given = getattr(self, option)
+            try:
+                range_method(given or METHODS[0])
+            except ValueError as error:
+                raise InputError(
+                    f"{self.name} has {option} = {given!r}",
+                    expected=", ".join(METHODS) + ", or such as percentile-99.9",
+                ) from error
 
     def layers(self, model: ir.Model) -> Iterable[Layer | Skipped]:
         """Conv, Gemm and MatMul of the main graph whose weights nobody else reads."""
@@ -102,14 +108,25 @@ class QuantizeStatic(CompressionPass):
         found = []
         offered = _OFFERED_OF_CONV if layer.op == "Conv" else _OFFERED
         for method in offered if self.method is None else (self.method,):
+            own = {} if self.entering in (None, method) else {"entering": str(self.entering)}
             stage = Stage(
-                self.name, {"activations": self.activations, "method": method, "bits": self.bits}
+                self.name,
+                {"activations": self.activations, "method": method, "bits": self.bits, **own},
             )
             unit = Unit.of(layer, stage, stats)
             if isinstance(unit, Unit):
                 flops = 2 * unit.rows.size
                 found.append(Candidate((stage,), unit.error(), unit.bytes, flops, follows=False))
         return sorted(found, key=lambda one: one.error)
+
+    def variants(self, layer: Layer, stage: Stage) -> Sequence[Stage]:
+        """Of a Conv: ranges that cut off half, or twice, as many values as those of `stage`.
+
+        What leaves it first, then what enters it, where no other Conv settles that.
+        """
+        if layer.op != "Conv" or self.method is not None or self.entering is not None:
+            return ()
+        return cuts_beside(stage, entering=not made_by_conv(layer.activation))
 
     def applied(self, stage: Stage) -> bool:
         """Yes: activations are rounded."""
