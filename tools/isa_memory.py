@@ -62,10 +62,11 @@ def memory_step(one: Instruction) -> Step:
             w, x = wave[chosen], lane[chosen]
             for number in range(max(1, size // 4)):
                 if load:
-                    value = units[index + number].view(small)
+                    value = _joined(units, index, unit).astype(f"u{unit}").view(small)
                     b.v[register + number, w, x] = value.astype(np.int64).astype(np.uint32)
                 else:
-                    units[index + number] = b.v[register + number, w, x].astype(units.dtype)
+                    _parted(units, index, unit, b.v[register + number, w, x])
+                index = index + unit // units.itemsize
 
     return step
 
@@ -86,6 +87,21 @@ def _atomic_least(one: Instruction) -> Step:
             np.minimum.at(units.view(np.int32), index, given)
 
     return step
+
+
+def _joined(units: Array, index: Array, size: int) -> Array:
+    """Numbers of `size` bytes that begin at units of as many bytes or fewer."""
+    value: Array = units[index].astype(np.uint32)
+    for part in range(1, size // units.itemsize):
+        value |= units[index + part].astype(np.uint32) << np.uint32(8 * part * units.itemsize)
+    return value
+
+
+def _parted(units: Array, index: Array, size: int, value: Array) -> None:
+    """Writes numbers of `size` bytes to units of as many bytes or fewer."""
+    for part in range(size // units.itemsize):
+        shifted = value >> np.uint32(8 * part * units.itemsize)
+        units[index + part] = shifted.astype(units.dtype)
 
 
 def _lines(wave: Array, address: Array, size: int, waves: int) -> Array:
