@@ -5,15 +5,18 @@
 #include <utility>
 
 #include "base/error.h"
+#include "cpu/depthwise.h"
+#include "cpu/few_pixels.h"
 #include "cpu/image.h"
 #include "cpu/product.h"
+#include "cpu/quant_sides.h"
 #include "cpu/tasks.h"
 
 namespace rx::cpu {
 namespace {
 
-constexpr std::int64_t kCopied = 1
-                                 << 24;  // numbers of images that are copied at once, or one image
+// Numbers of images that are copied at once, or one image.
+constexpr std::int64_t kCopied = 1 << 24;
 
 // Strips that were packed before: (rows / 16, depth, 16), or one row with its own step.
 class FilterLeft final : public Left {
@@ -30,26 +33,8 @@ class FilterLeft final : public Left {
   std::int64_t step_;
 };
 
-class QuantLeft final : public Left {
- public:
-  explicit QuantLeft(const PackedQuant& weight) : weight_(weight) {}
-  Strip strip(std::int64_t row, std::int64_t, Range k, float* scratch) const override {
-    weight_.restore(row / kPanel, k, scratch);
-    return {scratch, kPanel};
-  }
-
- private:
-  const PackedQuant& weight_;
-};
-
 // The filters of all groups.
 using Filters = std::vector<std::unique_ptr<Left>>;
-
-Epilogue moved(Epilogue e, std::int64_t channel, std::int64_t at) {
-  if (e.bias != nullptr) e.bias += channel;
-  if (e.residual != nullptr) e.residual += at;
-  return e;
-}
 
 // Some images of a batch, as one product for each image and group.
 void multiply(Threads& threads, const ConvShape& s, const Grid& grid, const float* image,
@@ -95,77 +80,6 @@ void convolve(Threads& threads, const ConvShape& shape, const float* x, const Fi
              granule, y + first * out, moved(epilogue, 0, first * out));
   }
 }
-
-// One input and one output channel a group. Filters lie as (channels / 16, depth, 16) if `step` is
-// 16, and as (channels, depth) if it is 1.
-class Depthwise {
- public:
-  Depthwise(const ConvShape& shape, const float* x, const float* filters, std::int64_t step,
-            float* y, const Epilogue& epilogue)
-      : s_(shape),
-        x_(x),
-        filters_(filters),
-        step_(step),
-        y_(y),
-        epilogue_(epilogue),
-        grid_(shape),
-        offsets_(grid_.offsets(1)),
-        rows_(shape.out(0)),
-        columns_(shape.out(1)),
-        pixels_(shape.pixels()),
-        // narrow images are copied too, as whole vectors are read
-        copies_(grid_.copies() || columns_ < kPanel) {}
-
-  void run(Threads& threads) const {
-    const double cost = static_cast<double>(s_.pixels() * s_.depth());
-    run_ranges(threads, s_.batch * s_.channels, cost, [&](Range part) { planes(part); });
-  }
-
- private:
-  // Some planes are copied before the first one is read again: a processor waits where a vector is
-  // read that lies across others that were written just before.
-  void planes(Range part) const {
-    const std::int64_t stride = grid_.plane() + 4 * kPanel;
-    const std::int64_t many = copies_ ? std::max<std::int64_t>(1, kTogether / stride) : 1;
-    const Scratch scratch(copies_ ? many * stride : 0);
-    const std::int64_t size = s_.height * s_.width;
-    std::int64_t channel = part.begin % s_.channels;
-    for (std::int64_t first = part.begin; first < part.end; first += many) {
-      const std::int64_t end = std::min(first + many, part.end);
-      for (std::int64_t at = first; copies_ && at < end; ++at)
-        grid_.copy(x_ + at * size, x_ + s_.batch * s_.channels * size,
-                   scratch.data() + (at - first) * stride);
-      for (std::int64_t at = first; at < end; ++at) {
-        plane(at, channel, copies_ ? scratch.data() + (at - first) * stride : x_ + at * size);
-        channel = channel + 1 == s_.channels ? 0 : channel + 1;
-      }
-    }
-  }
-
-  void plane(std::int64_t at, std::int64_t channel, const float* image) const {
-    const std::int64_t lane = channel & (step_ - 1);  // step is 1 or 16
-    const float* const taps = filters_ + (channel - lane) * s_.depth() + lane;
-    float* const y = y_ + at * pixels_;
-    kernels().tap_plane(
-        {image, grid_.down(), offsets_.data(), taps, step_, s_.depth(), rows_, columns_, y});
-    run_finish(moved(epilogue_, channel, at * pixels_), true, {0, 1}, {0, pixels_}, pixels_, y);
-  }
-
-  static constexpr std::int64_t kTogether = 4096;  // numbers: half of a first cache
-
-  const ConvShape& s_;
-  const float* x_;
-  const float* filters_;
-  std::int64_t step_;
-  float* y_;
-  const Epilogue& epilogue_;
-  Grid grid_;
-  std::vector<std::int64_t> offsets_;
-  std::int64_t rows_;
-  std::int64_t columns_;
-  std::int64_t pixels_;
-  bool copies_;
-};
 
 bool is_depthwise(const ConvShape& s) {
   return s.group_in() == 1 && s.group_out() == 1;
@@ -234,7 +148,14 @@ void conv(Threads& threads, const ConvShape& shape, const float* x, const Packed
           float* y, const Epilogue& epilogue) {
   check_filter(shape, filter);
   if (empty(shape)) return;
-  if (is_depthwise(shape)) return Depthwise(shape, x, filter.data(), 1, y, epilogue).run(threads);
+  if (is_depthwise(shape)) return depthwise(threads, shape, x, filter.data(), 1, y, epilogue);
+  if (has_few_pixels(shape)) {
+    Sides sides;
+    for (std::int64_t group = 0; group < shape.group; ++group)
+      sides.push_back(std::make_unique<PackedRight>(filter.data() + group * filter.part(),
+                                                    filter.depth() * kPanel));
+    return few_pixels(threads, shape, x, sides, 1, y, epilogue);
+  }
   Filters filters;
   for (std::int64_t group = 0; group < shape.group; ++group)
     filters.push_back(std::make_unique<FilterLeft>(filter.data() + group * filter.part(),
@@ -246,6 +167,12 @@ void quant_conv(Threads& threads, const ConvShape& shape, const float* x,
                 const PackedQuantFilter& filter, float* y, const Epilogue& epilogue) {
   check_filter(shape, filter);
   if (empty(shape)) return;
+  if (has_few_pixels(shape)) {
+    Sides sides;
+    for (const PackedQuant& part : filter.parts())
+      sides.push_back(std::make_unique<QuantRight>(part));
+    return few_pixels(threads, shape, x, sides, filter.parts()[0].granule(), y, epilogue);
+  }
   Filters filters;
   if (shape.group_out() > 1) {
     for (const PackedQuant& part : filter.parts())
@@ -258,7 +185,7 @@ void quant_conv(Threads& threads, const ConvShape& shape, const float* x,
   for (std::int64_t panel = 0; panel < panels(weight.n()); ++panel)
     weight.restore(panel, {0, weight.k()}, restored.data() + panel * weight.k() * kPanel);
   if (is_depthwise(shape))
-    return Depthwise(shape, x, restored.data(), kPanel, y, epilogue).run(threads);
+    return depthwise(threads, shape, x, restored.data(), kPanel, y, epilogue);
   for (std::int64_t group = 0; group < shape.group; ++group)
     filters.push_back(std::make_unique<FilterLeft>(
         restored.data() + group / kPanel * kPanel * weight.k() + group % kPanel, weight.k(),

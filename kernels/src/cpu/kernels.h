@@ -99,6 +99,20 @@ struct TapPlane {
   float* y;
 };
 
+// The same, every output having its place in the image (stride 1, and a margin that keeps the
+// size): y[i] = sum of taps[t * step] * x[i + offsets[t]] over the taps whose bit i % 16 of masks[i
+// / 16 * count + t] is set. Masks are there for a multiple of 64 outputs.
+struct TapMasks {
+  const float* x;
+  const std::int64_t* offsets;
+  const std::uint16_t* masks;
+  const float* taps;
+  std::int64_t step;
+  std::int64_t count;
+  std::int64_t size;
+  float* y;
+};
+
 // A copy of an image with a margin of zeros. Numbers of `from` are read up to `end`; `to` is
 // written up to 16 numbers beyond the copy.
 struct Margin {
@@ -134,6 +148,7 @@ struct Kernels {
   void (*every_second)(const float* from, float* to, std::int64_t count);  // to[i] = from[2 * i]
   void (*add_margin)(const Margin&);
   void (*tap_plane)(const TapPlane&);
+  void (*tap_masks)(const TapMasks&);  // null where the instruction set has no masks
   void (*restore_block)(const QuantBlock&);
   void (*to_float)(const std::uint16_t* from, float* to, std::int64_t count);
   void (*to_half)(const float* from, std::uint16_t* to, std::int64_t count);

@@ -45,7 +45,7 @@ class Piece {
         panels_(panels),
         depth_(depth_of(product)),
         width_(std::min(width_of(depth_), panels.size())),
-        scratch_(depth_ * kPanel * (1 + (p_.right->computed() ? width_ : 0)) + kPanel) {}
+        scratch_((depth_ * (1 + (p_.right->computed() ? width_ : 0)) + 2) * kPanel) {}
 
   void run() const {
     for (std::int64_t at = panels_.begin; at < panels_.end; at += width_)
@@ -65,7 +65,7 @@ class Piece {
 
   void strips(Range panels, Range columns, Range k) const {
     float* const left = scratch_.data();
-    const Right::Block b = p_.right->block(panels, k, left + depth_ * kPanel);
+    const Right::Block b = p_.right->block(panels, k, left + (depth_ + 1) * kPanel);
     for (std::int64_t row = rows_.begin; row < rows_.end; row += kPanel) {
       const Range rows{row, std::min(row + kPanel, rows_.end)};
       const Left::Strip a = p_.left->strip(row, rows.size(), k, left);

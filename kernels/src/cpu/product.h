@@ -16,7 +16,7 @@ namespace rx::cpu {
 // Depth of a block, unless the operands ask for another one.
 constexpr std::int64_t kDepth = 256;
 
-// Gives the left-hand side in strips. `scratch` holds a strip.
+// Gives the left-hand side in strips. `scratch` holds a strip, and 16 numbers more.
 class Left {
  public:
   struct Strip {
@@ -53,6 +53,13 @@ struct Product {
   bool bias_by_row = false;
   std::int64_t granule = 1;  // blocks begin at depths that are multiples of this
 };
+
+// The same epilogue for what begins at a later channel (of the bias) and number (of the residual).
+inline Epilogue moved(Epilogue epilogue, std::int64_t channel, std::int64_t at) {
+  if (epilogue.bias != nullptr) epilogue.bias += channel;
+  if (epilogue.residual != nullptr) epilogue.residual += at;
+  return epilogue;
+}
 
 // Products of equal sizes, one after another or at once.
 void run_products(Threads& threads, Span<const Product> products);

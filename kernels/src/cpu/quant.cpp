@@ -6,24 +6,10 @@
 
 #include "base/error.h"
 #include "cpu/product.h"
+#include "cpu/quant_sides.h"
 
 namespace rx::cpu {
 namespace {
-
-// A weight as the right-hand side of a product.
-class QuantRight final : public Right {
- public:
-  explicit QuantRight(const PackedQuant& weight) : weight_(weight) {}
-  bool computed() const override { return true; }
-  Block block(Range panels, Range k, float* scratch) const override {
-    for (std::int64_t panel = panels.begin; panel < panels.end; ++panel)
-      weight_.restore(panel, k, scratch + (panel - panels.begin) * k.size() * kPanel);
-    return {scratch, k.size() * kPanel};
-  }
-
- private:
-  const PackedQuant& weight_;
-};
 
 // Few rows: integers become numbers in registers, and no block is written anywhere.
 void few_rows(Threads& threads, std::int64_t m, const float* a, const PackedQuant& weight, float* y,
@@ -38,11 +24,15 @@ void few_rows(Threads& threads, std::int64_t m, const float* a, const PackedQuan
   }
   const double cost = static_cast<double>((m + 1) * k * kPanel);
   run_ranges(threads, panels(n), cost, [&](Range part) {
-    const Range columns{part.begin * kPanel, std::min(part.end * kPanel, n)};
-    for (std::int64_t row = 0; row < m; row += most)
-      kernels().quant_row({weight.panels(part.begin), std::min(most, m - row), columns.size(), k,
-                           m == 1 ? a : strips.data() + row * k, y + row * n + columns.begin, n});
-    run_finish(epilogue, false, {0, m}, columns, n, y);
+    // all rows for one panel, then the next: its integers are read from memory once
+    const std::int64_t step = m <= most ? part.size() : 1;
+    for (std::int64_t panel = part.begin; panel < part.end; panel += step) {
+      const Range columns{panel * kPanel, std::min((panel + step) * kPanel, n)};
+      for (std::int64_t row = 0; row < m; row += most)
+        kernels().quant_row({weight.panels(panel), std::min(most, m - row), columns.size(), k,
+                             m == 1 ? a : strips.data() + row * k, y + row * n + columns.begin, n});
+      run_finish(epilogue, false, {0, m}, columns, n, y);
+    }
   });
 }
 

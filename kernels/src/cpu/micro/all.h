@@ -10,9 +10,9 @@
 namespace rx::cpu {
 namespace {
 
-constexpr Kernels kTable = {kQuantRows,    tile_row,    quant_row,    restore,    finish,
-                            pack_strip,    pack_pixels, every_second, add_margin, tap_plane,
-                            restore_block, to_float,    to_half};
+constexpr Kernels kTable = {kQuantRows, tile_row,      quant_row,    restore,    finish,
+                            pack_strip, pack_pixels,   every_second, add_margin, tap_plane,
+                            tap_masks,  restore_block, to_float,     to_half};
 
 }  // namespace
 }  // namespace rx::cpu

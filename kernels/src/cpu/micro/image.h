@@ -153,5 +153,35 @@ void tap_plane(const TapPlane& t) {
   t.columns < kLanes&& t.down < kLanes ? tap_narrow(t) : tap_rows(t);
 }
 
+#if RX_LANES == 16
+// Four vectors at once; what a mask leaves out is not read.
+void tap_masks(const TapMasks& t) {
+  for (std::int64_t at = 0; at < t.size; at += kTogether * kLanes) {
+    const float* x = t.x + at;
+    const std::uint16_t* masks = t.masks + at / kLanes * t.count;
+    const std::uint16_t* of[kTogether];
+    for (int v = 0; v < kTogether; ++v) of[v] = masks + v * t.count;
+    __m512 sums[kTogether] = {};
+    const float* weight = t.taps;
+    for (std::int64_t tap = 0; tap < t.count; ++tap, weight += t.step) {
+      const float* const from = x + t.offsets[tap];
+      const __m512 w = _mm512_set1_ps(*weight);
+#pragma GCC unroll 4
+      for (int v = 0; v < kTogether; ++v)
+        sums[v] = _mm512_fmadd_ps(w, _mm512_maskz_loadu_ps(of[v][tap], from + v * kLanes), sums[v]);
+    }
+    for (int v = 0; v < kTogether; ++v) {
+      const std::int64_t rest = t.size - at - v * kLanes;
+      if (rest >= kLanes)
+        _mm512_storeu_ps(t.y + at + v * kLanes, sums[v]);
+      else if (rest > 0)
+        store_some(t.y + at + v * kLanes, bits_of<Floats>(sums[v]), rest);
+    }
+  }
+}
+#else
+constexpr void (*tap_masks)(const TapMasks&) = nullptr;
+#endif
+
 }  // namespace
 }  // namespace rx::cpu
