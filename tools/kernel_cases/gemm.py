@@ -40,6 +40,7 @@ TRIED = [
     _tried(5, 31, 1031, REAL_BITS=16, TB=1, BIAS=1, ACT=1),
     _tried(49, 64, 1056, BIAS=1, RESIDUAL=1, ACT=3),
     _tried(64, 64, 32, VEC=1, EDGE=1),
+    _tried(9, 20, 100, SPLIT=4, BIAS=1, ACT=1),
 ]
 TIMED = [
     Timing("1024 cubed", *_tried(1024, 1024, 1024)),
