@@ -71,13 +71,16 @@ class _Solver:
     def run(self) -> Outcome:
         budget = self._problem.budget
         unmet: list[tuple[int, str]] = []  # size of a model, and why it will not do
-        for number, cost in enumerate(aims(budget, self._bundles)):
+        costs = aims(budget, self._bundles)
+        for number, cost in enumerate(costs):
             drafts = (
                 self._search(cost, sketch=number == 0)
                 if budget.limits_quality
                 else self._within_limits(cost)
             )
             for draft in drafts:
+                if not any(draft.picks) and cost is not costs[-1]:
+                    continue  # to keep every layer is what is left where no aim finds anything
                 outcome, size, why = self._confirmed(draft)
                 if outcome is not None:
                     return outcome
