@@ -56,7 +56,7 @@
 #define NWG 64  // 16..128   pixels a group
 #endif
 #ifndef KWG
-#define KWG 8  // 8 | 16 | 32   depth of a slab
+#define KWG 16  // 8 | 16 | 32   depth of a slab
 #endif
 #ifndef TM
 #define TM 4  // 1 | 2 | 4 | 8   output channels a work-item

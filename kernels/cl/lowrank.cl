@@ -10,8 +10,8 @@
 //
 // Buffers  row-major, contiguous: X (M,K)  P (K,R)  Q (R,N)  bias (N)  residual (M,N)  Y (M,N)
 // Launch   global (WG, ceil(M / MWG), NSPLIT), local (WG, 1, 1)
-// Limits   R <= RMAX; local memory: RMAX * (MWG + 4) floats and a slab (the descriptor has the
-//          sum); the host checks, else two launches of gemm. WIDE 4: K, R and N are multiples of 4
+// Limits   R <= RMAX; local memory: RMAX * (MWG + 4) floats and a slab of Q (LOCAL_BYTES of the
+//          descriptor); the host checks, else two launches of gemm. WIDE 4: K, R and N are multiples of 4
 // Accuracy |Y - exact| <= 1.14 * g * (|X||P||Q| + |bias| + |residual|) + what the epilogue states,
 //          g = n u / (1 - n u), n = K + R + 3, u = 2^-24; half rounds each stored Y once more
 // Source   N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.5
@@ -75,7 +75,8 @@
 #define Q_LOADS (QWG * NWG / WIDE)
 #define PER_ITEM(loads) (((loads) + WG - 1) / WG)
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
-#define SLAB MAX2(KWG * (ROW + RMAX), QWG * NWG)
+// The slabs of X and P lie where the middle comes to lie.
+#define LOCAL MAX2(KWG * (ROW + RMAX), RMAX * ROW + QWG * NWG)
 
 #if WIDE == 4
 typedef float4 wide;
@@ -127,13 +128,14 @@ __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void lowrank(
     const __global real* restrict X, const __global real* restrict P,
     const __global real* restrict Q, const __global real* restrict bias,
     const __global real* restrict residual, __global real* restrict Y) {
-  __local float __attribute__((aligned(16))) middle[RMAX * ROW];  // [r][m]
-  __local float __attribute__((aligned(16))) slab[SLAB];
+  __local float __attribute__((aligned(16))) local_[LOCAL];
+  __local float* middle = local_;            // [r][m]
+  __local float* slab = local_ + RMAX * ROW;  // of Q: [k][n]
   const int tid = get_local_id(0), tx = tid % TX, ty = tid / TX;
   const int m0 = get_group_id(1) * MWG;
   {  // middle = X * P
-    __local float* xs = slab;              // [k][m]
-    __local float* ps = slab + KWG * ROW;  // [k][r]
+    __local float* xs = local_;              // [k][m]
+    __local float* ps = local_ + KWG * ROW;  // [k][r]
     const int part = tx / TP * DEPTH, tp = tx % TP;
     wide held_x[PER_ITEM(X_LOADS)], held_p[PER_ITEM(P_LOADS)];
     const __global real *x_at[PER_ITEM(X_LOADS)], *p_at[PER_ITEM(P_LOADS)];

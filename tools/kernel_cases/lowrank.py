@@ -28,9 +28,10 @@ TRIED: list[tuple[Values, Values]] = [
     ({**_FULL, "ACT": 1}, _sizes(17, 33, 255, 40)),
 ]
 TIMED = [
+    Timing("50176x64x32x64", {"WIDE": 4, "BIAS": 1}, _sizes(50176, 64, 32, 64)),
+    Timing("50176x64x16x64", {"WIDE": 4, "BIAS": 1}, _sizes(50176, 64, 16, 64)),
     Timing("4096x256x32x256", {"WIDE": 4, "BIAS": 1}, _sizes(4096, 256, 32, 256)),
-    Timing("3136x256x64x256", {"WIDE": 4, "BIAS": 1}, _sizes(3136, 256, 64, 256)),
-    Timing("2048x768x64x768", {"WIDE": 4, "BIAS": 1}, _sizes(2048, 768, 64, 768)),
+    Timing("9216x256x64x256", {"WIDE": 4, "BIAS": 1}, _sizes(9216, 256, 64, 256)),
 ]
 
 

@@ -103,16 +103,22 @@ void LowRankMatMul::run(Threads& threads, Span<const Tensor> inputs,
   out.store(threads);
 }
 
-// Two products where R is beyond local memory, or where so few rows would leave most of the device
-// idle: the fused kernel shares rows among groups, not columns. What is small is one launch anyway.
-constexpr std::int64_t kSmall = std::int64_t{1} << 22;  // multiplications
+// The fused kernel saves a launch and the way of the middle through memory; two products keep more
+// of the device busy. By the model of gfx803 it wins where memory is the limit (small R), and where
+// its loss, about a fifth of the time, is less than a launch costs. Few rows make few groups.
+constexpr std::int64_t kMemoryBound = 32;  // greatest R
+constexpr double kShort = 3e8;             // multiplications: 100 us of gfx803
+constexpr double kTiny = 4e6;              // one group has done these soon
 
 bool LowRankMatMul::fuses(const opencl::Plan& plan, const opencl::Context& context,
                           std::int64_t rows) const {
   if (r() > plan.value("RMAX")) return false;
   const std::int64_t groups = (rows + plan.value("MWG") - 1) / plan.value("MWG");
-  const bool small = r() == 0 || rows * (k() + n()) <= kSmall / r();
-  return small || 2 * groups >= static_cast<std::int64_t>(context.device().units);
+  const double work =
+      static_cast<double>(rows) * static_cast<double>(r()) * static_cast<double>(k() + n());
+  if (work <= kTiny) return true;
+  return 2 * groups >= static_cast<std::int64_t>(context.device().units) &&
+         (r() <= kMemoryBound || work <= kShort);
 }
 
 void LowRankMatMul::upload(opencl::Context& context) {
