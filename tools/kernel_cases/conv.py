@@ -29,8 +29,10 @@ def shape_of(
     Args:
         x: batch, channels, height, width.
         cout: output channels.
-        kernel: height, width; so are stride and dilation.
+        kernel: height, width.
+        stride: of both axes.
         pads: top, left, bottom, right.
+        dilation: of both axes.
         group: groups of channels.
         block: integers that share a scale.
     """
