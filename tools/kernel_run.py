@@ -34,17 +34,19 @@ class Device:
 
     Args:
         device: as pyopencl gives it; None: the first of the first platform.
+        options: further ones for the compiler.
 
     Raises:
         pyopencl.Error: there is none.
     """
 
-    def __init__(self, device: Any = None) -> None:
+    def __init__(self, device: Any = None, options: Sequence[str] = ()) -> None:
         self.device = device or pyopencl.get_platforms()[0].get_devices()[0]
         self.context = pyopencl.Context([self.device])
         self.queue = pyopencl.CommandQueue(
             self.context, properties=pyopencl.command_queue_properties.PROFILING_ENABLE
         )
+        self._options = (*OPTIONS, *options)
         self._programs: dict[tuple[str, ...], Any] = {}
 
     def launch(
@@ -92,6 +94,6 @@ class Device:
     def _program(self, family: Family, values: Values) -> Any:
         key = (family.name, *family.defines(values))
         if key not in self._programs:
-            options = [*OPTIONS, *("-D" + one for one in family.defines(values))]
+            options = [*self._options, *("-D" + one for one in family.defines(values))]
             self._programs[key] = pyopencl.Program(self.context, family.source).build(options)
         return self._programs[key]
