@@ -23,9 +23,9 @@ from onnxslim_rx.progress import task
 
 __all__ = ["tune"]
 
-_GAIN = 2e-3  # of the loss; a smaller one may be luck
+_GAIN = 5e-4  # of the loss; a smaller one may be luck
 _SWEEPS = 3
-_SECONDS = 240.0  # then what was found by then is taken
+_SECONDS = 400.0  # then what was found by then is taken
 
 Loss = Callable[[ir.Model], float]
 

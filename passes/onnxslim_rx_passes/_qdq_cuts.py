@@ -10,10 +10,11 @@ __all__ = ["cuts_beside"]
 _PERCENT = 99.95  # where another method begins
 # Percent of values outside. Below the least hardly a value is; more than the most was never best.
 _LEAST, _MOST = 0.003, 13.0
+_STEPS = (3.0, 1.5)
 
 
 def cuts_beside(stage: Stage, *, entering: bool) -> list[Stage]:
-    """`stage` with twice and half as many values cut off.
+    """`stage` with three times, a third, half as many again and two thirds of the values cut off.
 
     Args:
         stage: of `quantize-static`.
@@ -36,7 +37,8 @@ def _beside(method: str) -> list[str]:
     outside = 100 - (percent if name == "percentile" else _PERCENT)
     return [
         f"percentile-{100 - other:.8g}" if _LEAST <= other <= _MOST else method
-        for other in (2 * outside, outside / 2)
+        for step in _STEPS
+        for other in (step * outside, outside / step)
     ]
 
 

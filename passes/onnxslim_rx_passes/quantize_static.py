@@ -120,7 +120,7 @@ class QuantizeStatic(CompressionPass):
         return sorted(found, key=lambda one: one.error)
 
     def variants(self, layer: Layer, stage: Stage) -> Sequence[Stage]:
-        """Of a Conv: ranges that cut off half, or twice, as many values as those of `stage`.
+        """Of a Conv: ranges that cut off more, or fewer, values than those of `stage`.
 
         What leaves it first, then what enters it, where no other Conv settles that.
         """
