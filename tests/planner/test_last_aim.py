@@ -7,13 +7,13 @@ import math
 import onnxslim_rx as rx
 from onnxslim_rx.ir import load, size_bytes
 from onnxslim_rx.planner import make
+from onnxslim_rx.planner.aims import aims
 
 
 def test_what_folds_is_left_where_nothing_else_is_found(root, monkeypatch):
     def nothing(pick):
         return math.inf if any(pick.choices) else pick.bytes
 
-    aims = make.aims
     monkeypatch.setattr(make, "aims", lambda *given: [nothing, aims(*given)[-1]])
     model = root / "models" / "digits.onnx"
     found = rx.optimize(
