@@ -98,4 +98,7 @@ def test_configuring_without_a_compiler_succeeds_and_warns(root, tmp_path):
 
 def test_script_runs_by_itself(root):
     command = [sys.executable, root / "tools" / "build_native.py", "--help"]
-    assert "onnxslim_rx/_lib" in subprocess.run(command, capture_output=True, text=True).stdout
+    assert (
+        "onnxslim_rx/_lib"
+        in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    )

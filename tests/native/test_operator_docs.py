@@ -69,8 +69,7 @@ def test_examples_of_operators_can_be_read(root, page) -> None:
 
 def test_activations_are_those_of_the_library(root, page) -> None:
     source = "".join(
-        path.read_text(encoding="utf-8")
-        for path in (root / "kernels" / "src" / "cpu").glob("*.*")
+        path.read_text(encoding="utf-8") for path in (root / "kernels" / "src" / "cpu").glob("*.*")
     )
     (row,) = re.findall(r"^\| `activation` \|.*$", page, re.MULTILINE)
     told = set(re.findall(r"`([A-Z]\w+)`", row))
