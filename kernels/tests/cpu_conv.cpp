@@ -1,58 +1,8 @@
-// Convolutions: float and integer filters, groups, depthwise, chains.
-#include <functional>
-
-#include "cpu/conv.h"
-#include "cpu_reference.h"
+// Convolutions: float and integer filters, groups, depthwise.
+#include "cpu_conv_reference.h"
 
 namespace rx::test {
 namespace {
-
-using cpu::ConvShape;
-
-// The exact sums of one output, filters being read as filter(channel, entry).
-using Filter = std::function<double(std::int64_t, std::int64_t)>;
-
-Sum sum_of(const ConvShape& s, const Floats& x, const Filter& filter, std::int64_t plane,
-           std::int64_t pixel) {
-  Sum sum;
-  const std::int64_t channel = plane % s.out_channels;
-  const std::int64_t first =
-      plane / s.out_channels * s.channels + channel / s.group_out() * s.group_in();
-  for (std::int64_t at = 0; at < s.depth(); ++at) {
-    const std::int64_t area = s.kernel[0] * s.kernel[1];
-    const std::int64_t row =
-        pixel / s.out(1) * s.stride[0] - s.pads[0] + at % area / s.kernel[1] * s.dilation[0];
-    const std::int64_t column =
-        pixel % s.out(1) * s.stride[1] - s.pads[1] + at % s.kernel[1] * s.dilation[1];
-    if (row < 0 || row >= s.height || column < 0 || column >= s.width) continue;
-    const std::int64_t source = ((first + at / area) * s.height + row) * s.width + column;
-    sum.add(filter(channel, at), x[static_cast<std::size_t>(source)]);
-  }
-  return sum;
-}
-
-ConvShape shape_of(std::int64_t batch, std::int64_t channels, std::int64_t out_channels,
-                   std::int64_t group, std::int64_t height, std::int64_t width) {
-  ConvShape s;
-  s.batch = batch;
-  s.channels = channels;
-  s.out_channels = out_channels;
-  s.group = group;
-  s.height = height;
-  s.width = width;
-  return s;
-}
-
-ConvShape with(ConvShape s, std::int64_t kernel, std::int64_t stride, std::int64_t pad,
-               std::int64_t dilation = 1) {
-  for (int axis = 0; axis < 2; ++axis) {
-    s.kernel[axis] = kernel;
-    s.stride[axis] = stride;
-    s.dilation[axis] = dilation;
-    s.pads[axis] = s.pads[axis + 2] = pad;
-  }
-  return s;
-}
 
 // Sizes, strides, pads and groups that take all ways through the code.
 std::vector<ConvShape> shapes() {
@@ -176,70 +126,6 @@ RX_TEST(integer_filters) {
               cpu::quant_conv(threads, s, x.data(), packed, y.data(), e);
             });
       }
-  });
-}
-
-// A chain of exact numbers: small integers, so that every sum is exact in float too.
-RX_TEST(chains) {
-  each_isa([](const std::string& isa) {
-    Random random(3);
-    ConvShape first = with(shape_of(2, 12, 5, 1, 13, 17), 1, 1, 0);
-    ConvShape second = shape_of(2, 5, 6, 1, 13, 17);
-    second.kernel[0] = 3;
-    second.pads[0] = second.pads[2] = 1;
-    second.stride[0] = 2;
-    ConvShape third = shape_of(2, 6, 6, 6, 7, 17);
-    third.kernel[1] = 3;
-    third.pads[1] = third.pads[3] = 1;
-    const ConvShape fourth = with(shape_of(2, 6, 20, 1, 7, 17), 1, 1, 0);
-    const std::vector<ConvShape> stages = {first, second, third, fourth};
-    for (std::size_t count = 1; count <= stages.size(); ++count) {
-      const std::vector<ConvShape> some(stages.begin(),
-                                        stages.begin() + static_cast<std::ptrdiff_t>(count));
-      const auto integers = [&](std::int64_t size) {
-        Floats all(static_cast<std::size_t>(size));
-        for (float& v : all) v = static_cast<float>(random.below(7) - 3);
-        return all;
-      };
-      const Floats x = integers(2 * 12 * 13 * 17);
-      std::vector<Floats> weights;
-      std::vector<cpu::PackedFilter> packed;
-      std::vector<const cpu::PackedFilter*> filters;
-      for (const ConvShape& s : some) {
-        weights.push_back(integers(s.out_channels * s.depth()));
-        packed.emplace_back(s.out_channels, s.group, s.depth(), weights.back().data());
-      }
-      for (const cpu::PackedFilter& filter : packed) filters.push_back(&filter);
-      Floats expected = x;
-      for (std::size_t stage = 0; stage < count; ++stage) {
-        const ConvShape& s = some[stage];
-        Floats next;
-        for (std::int64_t i = 0; i < s.batch * s.out_channels * s.pixels(); ++i)
-          next.push_back(static_cast<float>(
-              sum_of(
-                  s, expected,
-                  [&](std::int64_t channel, std::int64_t entry) {
-                    return weights[stage][static_cast<std::size_t>(channel * s.depth() + entry)];
-                  },
-                  i / s.pixels(), i % s.pixels())
-                  .value));
-        expected = next;
-      }
-      cpu::Epilogue e;
-      const Floats bias = integers(some.back().out_channels);
-      e.bias = bias.data();
-      e.activation = cpu::Activation::kRelu;
-      Floats y(expected.size());
-      Crew crew(count);
-      cpu::conv_chain(crew, some, x.data(), filters, y.data(), e);
-      for (std::size_t i = 0; i < y.size(); ++i) {
-        const std::size_t channel = i / static_cast<std::size_t>(some.back().pixels()) %
-                                    static_cast<std::size_t>(some.back().out_channels);
-        const float last = std::max(0.0f, expected[i] + bias[channel]);
-        CHECK_EQUAL(y[i], last);
-      }
-    }
-    std::printf("     chains %s: 1 to 4 stages, all equal\n", isa.c_str());
   });
 }
 

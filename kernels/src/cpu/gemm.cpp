@@ -19,7 +19,8 @@ void few_rows(Threads& threads, std::int64_t m, const float* a, const PackedMatr
   const std::int64_t n = b.n();
   const Scratch strip(m == 1 ? 0 : m * k);
   if (m > 1) kernels().pack_strip(a, k, m, k, strip.data(), m);
-  const double cost = static_cast<double>(m * k * kPanel);
+  // memory is what one or two rows wait for
+  const double cost = static_cast<double>((m + 3) * k * kPanel);
   run_ranges(threads, panels(n), cost, [&](Range part) {
     const Range columns{part.begin * kPanel, std::min(part.end * kPanel, n)};
     kernels().tile_row({m, columns.size(), k, m == 1 ? a : strip.data(), m,
@@ -70,20 +71,22 @@ void low_rank(Threads& threads, std::int64_t m, const float* a, const PackedMatr
   const std::int64_t rank = p.n();
   const std::int64_t n = q.n();
   if (m == 0 || n == 0) return;
-  constexpr std::int64_t kRows = 128;  // of a block: its middle fits the second cache
+  // Blocks of rows whose middle fits the second cache; so many that each row of q that is read
+  // serves many of them.
+  constexpr std::int64_t kMost = 128;
+  constexpr std::int64_t kLeast = 64;
   const auto count = static_cast<std::int64_t>(threads.count());
-  const std::int64_t high = (m + kPanel - 1) / kPanel;
-  if (m <= kFewRows || high < 2 * count) {  // too few rows to share out
+  const std::int64_t parts = std::max((m + kMost - 1) / kMost, std::min(2 * count, m / kLeast));
+  if (m <= kFewRows || parts < count) {  // too few rows to share out: columns are, twice
     const Scratch middle(m * rank);
     gemm(threads, m, a, p, middle.data());
     return gemm(threads, m, middle.data(), q, y, epilogue);
   }
-  const std::int64_t parts =
-      count == 1 ? (m + kRows - 1) / kRows : std::max(2 * count, (m + kRows - 1) / kRows);
+  const std::int64_t high = (m + kPanel - 1) / kPanel;
   const PackedRight first(p.data(), p.k() * kPanel);
   const PackedRight second(q.data(), rank * kPanel);
-  run_tasks(threads, std::min(parts, high), [&](std::int64_t part) {
-    const Range strips = part_of(high, part, std::min(parts, high));
+  run_tasks(threads, parts, [&](std::int64_t part) {
+    const Range strips = part_of(high, part, parts);
     const Range rows{strips.begin * kPanel, std::min(strips.end * kPanel, m)};
     const Scratch middle(rows.size() * rank);
     const RowsLeft left(a + rows.begin * p.k(), p.k());

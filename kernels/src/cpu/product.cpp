@@ -83,14 +83,13 @@ class Piece {
   Scratch scratch_;
 };
 
-// How products are cut: columns first, as pieces that share rows pack the same strips, which is
-// cheaper than to compute the same panels; but no columns so narrow that tiles are cut.
+// How products are cut: columns first, as pieces that share columns compute the same panels, which
+// costs more than packing the same strips; but no columns so narrow that strips are packed for
+// little.
 struct Cut {
   std::int64_t rows;
   std::int64_t columns;
 };
-
-constexpr std::int64_t kNarrow = 6;  // panels
 
 Cut cut_of(const Threads& threads, const Product& p, std::int64_t count) {
   const std::int64_t wide = panels(p.n);
@@ -98,8 +97,9 @@ Cut cut_of(const Threads& threads, const Product& p, std::int64_t count) {
   const double cost = static_cast<double>(p.k) * kPanel * kPanel;
   const std::int64_t all = pieces(threads, count * wide * high, cost);
   const std::int64_t each = std::max<std::int64_t>(1, (all + count - 1) / count);
+  const std::int64_t narrow = p.right->computed() ? 3 : 4;
   const std::int64_t columns =
-      std::clamp<std::int64_t>(each, 1, std::max<std::int64_t>(1, wide / kNarrow));
+      std::clamp<std::int64_t>(each, 1, std::max<std::int64_t>(1, wide / narrow));
   return {std::clamp<std::int64_t>((each + columns - 1) / columns, 1, high), columns};
 }
 

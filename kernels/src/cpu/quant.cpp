@@ -22,7 +22,7 @@ void few_rows(Threads& threads, std::int64_t m, const float* a, const PackedQuan
     const std::int64_t rows = std::min(most, m - row);
     kernels().pack_strip(a + row * k, k, rows, k, strips.data() + row * k, rows);
   }
-  const double cost = static_cast<double>((m + 1) * k * kPanel);
+  const double cost = static_cast<double>((m + 3) * k * kPanel);
   run_ranges(threads, panels(n), cost, [&](Range part) {
     // all rows for one panel, then the next: its integers are read from memory once
     const std::int64_t step = m <= most ? part.size() : 1;

@@ -50,7 +50,7 @@ Pool& pool() {
   return all;
 }
 
-constexpr double kWorthwhile = 1 << 18;  // multiplications: some microseconds
+constexpr double kWorthwhile = 1 << 17;  // multiplications: some microseconds
 constexpr std::int64_t kForEach = 4;
 
 }  // namespace
