@@ -15,7 +15,7 @@ namespace {
 using GetPlatforms = cl_int (*)(cl_uint, cl_platform_id*, cl_uint*);
 using GetAddress = void* (*)(const char*);
 
-std::atomic<pid_t> g_owner{0};  // the process that first opened a library
+std::atomic<pid_t> g_owner{0};  // the process that first found a platform
 
 template <typename Function>
 Function symbol(void* handle, const char* name) {
@@ -103,9 +103,9 @@ const Library& library(const std::string& path) {
   const std::lock_guard<std::mutex> lock(*guard);
   auto& slot = (*all)[path];
   if (slot == nullptr || !slot->tried.found) {  // a library may be installed meanwhile
-    pid_t none = 0;
-    g_owner.compare_exchange_strong(none, getpid());
     auto fresh = opened(path);
+    pid_t none = 0;  // a process that found nothing may fork as it likes
+    if (fresh->tried.found) g_owner.compare_exchange_strong(none, getpid());
     if (slot == nullptr || fresh->tried.found) slot = std::move(fresh);
   }
   return *slot;

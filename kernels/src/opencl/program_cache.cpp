@@ -7,7 +7,7 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
+#include <sstream>
 #include <system_error>
 
 #include "base/error.h"
@@ -97,7 +97,9 @@ std::optional<std::string> read_entry(const std::string& folder, const std::stri
   const std::string path = entry_path(folder, key);
   std::ifstream file(path, std::ios::binary);
   if (!file) return std::nullopt;
-  const std::string all{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::ostringstream read;  // its operator reports failures, where iterators over the file throw
+  read << file.rdbuf();
+  const std::string all = read.str();
   Header header{};
   if (all.size() >= sizeof header) {
     std::memcpy(&header, all.data(), sizeof header);
