@@ -6,9 +6,9 @@
 A launch: a chain of one tiny QuantMatMul after another, each a kernel of a few work-items. Of the
 time that a run takes, the share of a node is the slope over the number of nodes; the slope of a
 chain of stock operators (Neg) is what ONNX Runtime itself takes for a node. The bar is for the
-difference: it has the transfers of the node's input and output and the wait for its end, since every
-custom operator is a run of its own. Of it, `launch_us` is the host time of the launch alone, as the
-library's profile counts it.
+difference: it has the transfers of the node's input and output and the wait for its end, since
+every custom operator is a run of its own. Of it, `launch_us` is the host time of the launch alone,
+as the library's profile counts it.
 
 A session: the time to make it and run it once, for a stock MatMul of the same weights, for ours
 with an empty folder of compiled programs (and of what the driver keeps), and with a full one. Each
