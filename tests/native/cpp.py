@@ -21,20 +21,26 @@ def names() -> list[str]:
     return sorted(found - {"opencl_twin"})
 
 
-def built() -> Path:
-    """The folder of the built tests; skips where CMake, Ninja or a compiler is missing."""
+def built(sanitizers: str = "") -> Path:
+    """The folder of the built tests; skips where CMake, Ninja or a compiler is missing.
+
+    Args:
+        sanitizers: of the compiler, "address,undefined"; they get a folder of their own.
+    """
     if missing := [name for name in ("cmake", "ninja") if shutil.which(name) is None]:
         pytest.skip(f"{' and '.join(missing)} is missing")
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("a C++ compiler is missing")
-    configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", "-DRX_TESTS=ON"]
+    folder = BUILD.with_name("sanitized") if sanitizers else BUILD
+    kind = "Debug" if sanitizers else "Release"
+    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DRX_TESTS=ON"]
     for command in (
-        [*configure, "-DCMAKE_BUILD_TYPE=Release"],
-        ["cmake", "--build", str(BUILD), "--target", "rx_tests"],
+        [*configure, f"-DCMAKE_BUILD_TYPE={kind}", f"-DRX_SANITIZE={sanitizers}"],
+        ["cmake", "--build", str(folder), "--target", "rx_tests"],
     ):
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stdout + run.stderr
-    return BUILD
+    return folder
 
 
 def run(

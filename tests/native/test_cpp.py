@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,12 +11,29 @@ import pytest
 from tests.native import cpp
 
 SKIPPED = 77
-WITHOUT_DEVICE = ("opencl_parsing", "opencl_choice")
+WITHOUT_DEVICE = ("opencl_parsing", "opencl_choice", "region_executable", "region_memory_plan")
+ARITHMETIC = ("cpu_conv", "cpu_gemm", "cpu_quant")  # too slow for valgrind
+SANITIZE = "ONNXSLIM_RX_SANITIZE"
 
 
 @pytest.fixture(scope="module")
 def programs() -> Path:
     return cpp.built()
+
+
+@pytest.fixture(scope="module")
+def sanitized() -> Path:
+    if not os.environ.get(SANITIZE):
+        pytest.skip(f"builds all for minutes: set {SANITIZE}=1")
+    return cpp.built("address,undefined")
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_DEVICE, *ARITHMETIC])
+def test_program_with_sanitizers(sanitized: Path, name: str) -> None:
+    """Of addresses, of leaks and of undefined behaviour; drivers would report their own."""
+    run = cpp.run(sanitized / name)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "runtime error" not in run.stderr
 
 
 @pytest.mark.parametrize("name", cpp.names())
