@@ -20,7 +20,7 @@ from tests.native.operators import DOMAIN, model_of, need
 RAISED = (errors.Fail, errors.RuntimeException)
 FORKED = "forked from one that used OpenCL"
 FORKS = """
-import os, sys, traceback
+import os, signal, sys, traceback
 import numpy as np
 from tests.native import nodes
 from onnxslim_rx.runtime import native
@@ -48,6 +48,7 @@ def in_child():
 sys.stdout.flush()
 child = os.fork()
 if child == 0:
+    signal.alarm(40)  # a hang ends
     code = 1
     try:
         in_child()
