@@ -145,6 +145,21 @@ def test_the_domain_is_seen_in_any_form(form, tmp_path) -> None:
         assert native.uses_domain(given.get(form, path)) is wanted
 
 
+@pytest.mark.parametrize("version", [2, 300])
+@pytest.mark.parametrize("form", ["path", "bytes", "model"])
+def test_newer_operators_are_refused(form, version, tmp_path) -> None:
+    found = onnx.ModelProto()
+    found.CopyFrom(OURS)
+    for one in found.opset_import:
+        if one.domain == DOMAIN:
+            one.version = version
+    path = tmp_path / "m.onnx"
+    path.write_bytes(found.SerializeToString())
+    given = {"path": path, "bytes": path.read_bytes(), "model": load(found)}
+    with pytest.raises(InputError, match=f"version {version} .*expected at most 1"):
+        native.uses_domain(given[form])
+
+
 def test_what_is_no_model_uses_no_domain(tmp_path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("no model at all")
