@@ -43,7 +43,7 @@ def test_a_tiny_decoder_is_measured_by_phase(
 HELD = """
 import json, time
 import numpy as np
-from tools.bench_peak import Peak
+from tools.bench_peak import Peak, anonymous
 
 peak = Peak()
 with peak.phase("large"):

@@ -25,9 +25,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from bench_native_cases import Array, Case, cases
 
 from onnxslim_rx.runtime import native
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # found by its parts' full names
+from tools.bench_native_cases import Array, Case, cases
 
 ERROR = 1e-5
 """Allowed difference of float results, as a share of the largest number."""
