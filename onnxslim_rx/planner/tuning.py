@@ -9,11 +9,11 @@ the layers next to the outputs first, under the roundings of all others.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim_rx.analysis import flops
 from onnxslim_rx.errors import InputError
 from onnxslim_rx.passbase import CompressionPass, Layer, LayerStatistics, Stage
 from onnxslim_rx.planner.carry_out import apply_plan
@@ -25,7 +25,9 @@ __all__ = ["tune"]
 
 _GAIN = 5e-4  # of the loss; a smaller one may be luck
 _SWEEPS = 3
-_SECONDS = 400.0  # then what was found by then is taken
+# How many networks are tried, by the multiply-adds of one run; what was found by then is taken.
+# A limit in seconds would give another plan on a machine that is busy.
+_MOST, _LEAST, _MULTIPLY_ADDS = 600, 30, 2e11
 
 Loss = Callable[[ir.Model], float]
 
@@ -94,6 +96,8 @@ class _Tuner:
     ) -> None:
         self._model, self._one, self._stats, self._loss = model, one, stats, loss
         self._layers = layers
+        macs = max(flops(model).macs, 1)
+        self._left = round(min(max(_MULTIPLY_ADDS / macs, _LEAST), _MOST))
 
     def run(self, offered: Mapping[str, Sequence[Stage]]) -> Mapping[str, Stage]:
         """The best stage found for each layer, by name.
@@ -102,12 +106,12 @@ class _Tuner:
             offered: candidates of each layer, by name; one that many share is where all begin.
         """
         self._begin(offered)
-        end, todo = time.monotonic() + _SECONDS, list(reversed(self._layers))
+        todo = list(reversed(self._layers))
         with task("tune ranges", _SWEEPS * len(todo)) as advance:
             for _ in range(_SWEEPS):
                 moved = []
                 for layer in todo:
-                    if time.monotonic() < end and self._moved(layer):
+                    if self._moved(layer):
                         moved.append(layer)
                     advance(1)
                 todo = moved
@@ -137,7 +141,7 @@ class _Tuner:
 
     def _step(self, layer: Layer, place: int) -> bool:
         stage = self._variants(layer)[place]
-        if stage == self._stages[layer.name]:
+        if stage == self._stages[layer.name] or self._left <= 0:
             return False
         stages = {**self._stages, layer.name: stage}
         loss = self._measured(stages)
@@ -147,6 +151,7 @@ class _Tuner:
         return True
 
     def _measured(self, stages: Mapping[str, Stage]) -> float:
+        self._left -= 1
         plans = [LayerPlan(name, (stage,)) for name, stage in stages.items()]
         try:
             return self._loss(

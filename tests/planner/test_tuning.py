@@ -120,12 +120,11 @@ def test_what_cannot_run_is_never_taken(tried) -> None:
     assert _found(units[0]) == [0]
 
 
-def test_time_is_limited(tried, monkeypatch) -> None:
-    monkeypatch.setattr(tuning, "_SECONDS", 0.0)
-    units = [_unit("a", (0,))]
-    _tune(units)
-    assert _found(units[0]) == [0]
-    assert len(tried) == 1
+@pytest.mark.parametrize("most", [1, 3, 5])
+def test_trials_are_limited_by_their_number(most, tried, monkeypatch) -> None:
+    monkeypatch.setattr(tuning, "_MOST", most)
+    _tune([_unit("a", (0,)), _unit("b", (0,))])
+    assert len(tried) == most
 
 
 def test_by_default_a_pass_has_no_variants() -> None:
