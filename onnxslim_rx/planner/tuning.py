@@ -27,7 +27,7 @@ _GAIN = 5e-4  # of the loss; a smaller one may be luck
 _SWEEPS = 3
 # How many networks are tried, by the multiply-adds of one run; what was found by then is taken.
 # A limit in seconds would give another plan on a machine that is busy.
-_MOST, _LEAST, _MULTIPLY_ADDS = 600, 30, 2e11
+_MOST, _LEAST, _MULTIPLY_ADDS = 600, 8, 2e11
 
 Loss = Callable[[ir.Model], float]
 
