@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.verb == "build":
             venv.install("report")
             return venv.call(*BUILD)
-        venv.install("dev", "report", constraints=LOWEST if lowest else None)
+        venv.install("dev", "report", "opencl", constraints=LOWEST if lowest else None)
         return run_gates(venv, args, rest)
     except SetupError as error:
         print(f"dev.py: {error}", file=sys.stderr)
