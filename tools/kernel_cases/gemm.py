@@ -51,6 +51,13 @@ TIMED = [
     Timing("ResNet, 49x512x4608", *_tried(49, 512, 4608, BIAS=1, ACT=1)),
     Timing("ResNet, 196x256x2304", *_tried(196, 256, 2304, BIAS=1, ACT=1)),
     Timing("tiny, 32x64x64", *_tried(32, 64, 64)),
+    # the two products that a launch of lowrank stands for
+    Timing("pair 50176x64x32x64, first", *_tried(50176, 32, 64)),
+    Timing("pair 50176x64x32x64, second", *_tried(50176, 64, 32, BIAS=1)),
+    Timing("pair 50176x64x16x64, first", *_tried(50176, 16, 64)),
+    Timing("pair 50176x64x16x64, second", *_tried(50176, 64, 16, BIAS=1)),
+    Timing("pair 4096x256x32x256, first", *_tried(4096, 32, 256)),
+    Timing("pair 4096x256x32x256, second", *_tried(4096, 256, 32, BIAS=1)),
 ]
 
 
